@@ -1,0 +1,53 @@
+# `make report` and `make test` set themselves up: nothing has to be done before.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := report
+.PHONY: help report test check bench cpp lab clean
+
+PYTHON ?= python3
+DATASET ?= digits
+PRESET ?= quick
+RESUME ?= 0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# pip names each of some 150 packages: a dot for each is enough; its errors come by standard error, in full
+DOTS := while read -r word _; do case $$word in Collecting) printf .;; Installing) printf ' installing';; esac; done; echo
+
+help:  ## show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+report: $(READY)  ## run the notebooks and render the report (DATASET=digits|mnist|fashion_mnist, PRESET=quick|full, RESUME=1 goes on)
+	@$(BIN)/python report/build.py --dataset $(DATASET) --preset $(PRESET) $(if $(filter 1,$(RESUME)),--resume)
+
+test: $(READY)  ## run every check and the whole test suite
+	@tests/run
+
+check: $(READY)  ## run the quick checks alone: ruff, mypy, stripped notebooks
+	@tests/run check
+
+bench: $(READY)  ## measure what the project claims about speed and print it as one table
+	@$(BIN)/python -m nnpar_lib bench --dataset $(DATASET)
+
+cpp: $(READY)  ## build the program in C++ (into build/cpp)
+	@$(BIN)/python -m nnpar_lib.launch.native
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+clean:  ## remove the rendered report
+	rm -rf report/_build
+
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "nnpar needs Python 3.11 or \
+	newer, and '$(PYTHON)' is not: name one with  make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' cannot make virtual environments: install \
+	its venv module (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "setting up $(VENV) once, in a few minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@printf 'torch, the largest, first '  # pinned: a looser range could bring gigabytes of CUDA packages
+	@$(BIN)/pip install --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" -c constraints.txt | { $(DOTS); }
+	@printf 'everything else '
+	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[report,dev]" | { $(DOTS); }
+	@touch $@

@@ -1,0 +1,3 @@
+"""Train neural networks in parallel, and measure what that gains."""
+
+__version__ = "0.1.0"

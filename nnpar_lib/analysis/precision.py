@@ -1,0 +1,41 @@
+"""How much faster each labelled way to compute the same steps is than the first one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+
+from nnpar_lib.analysis.scaling import paired_ratio
+
+
+def speedups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Return a row a model and `label`: samples a second over those of the label `base`, median and quartiles."""
+    rows: list[dict[str, Any]] = []
+    for model, runs in frame.groupby("model", sort=False):
+        for label in runs["label"].unique():
+            ratio = paired_ratio(runs, {"label": base}, {"label": label})
+            rate = runs[runs["label"] == label]["samples_per_second"].median()
+            rows.append({"model": model, "label": label, "samples_per_second": rate, "speedup": ratio.median,
+                         "low": ratio.low, "high": ratio.high, "num_repeats": ratio.num_repeats})
+    return pd.DataFrame(rows)
+
+
+def draw_speedups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the table of `speedups` as bars with whiskers from quartile to quartile; the base is the dashed line."""
+    ax = ax or plt.subplots(figsize=(7, 0.5 + 0.35 * len(table)))[1]
+    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    models = list(table["model"].unique())
+    for position, row in enumerate(table.to_dict("records")):
+        spread = [[row["speedup"] - row["low"]], [row["high"] - row["speedup"]]]
+        colour = colours[models.index(row["model"]) % len(colours)]
+        ax.barh(position, row["speedup"], xerr=spread, color=colour, capsize=3)
+        ax.text(row["high"] + 0.03, position, f"{row['speedup']:.2f}", va="center", fontsize="small")
+    ax.axvline(1, color="grey", linestyle="--", linewidth=1)
+    ax.set(yticks=range(len(table)), yticklabels=table["model"] + ", " + table["label"],
+           xlabel="times the samples a second")
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    return ax

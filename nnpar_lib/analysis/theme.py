@@ -1,0 +1,104 @@
+"""How figures look and how they are written: one theme, one look a strategy, SVG and PNG with their alt text."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+FIGURE_SIZE = (7.0, 4.5)  # inches
+GREY = "#767676"  # the lightest grey that is still legible as text on white
+INK = "#222222"
+
+
+@dataclass(frozen=True)
+class Style:
+    """The look of a strategy: a label for people; colour, marker and dash, each of which alone tells it apart."""
+
+    label: str
+    colour: str
+    marker: str
+    dash: str | tuple[int, tuple[float, ...]]
+
+
+# Wong's colour-blind-safe palette as seaborn darkens it, without its yellow, which vanishes on white.
+STYLES = {
+    "serial": Style("serial", INK, "o", "solid"),
+    "tutorial": Style("tutorial (serial)", "#8c6239", "X", (0, (5, 1, 1, 1, 1, 1))),
+    "gradient_averaging/shared": Style("gradient averaging (shared memory)", "#0173b2", "s", "solid"),
+    "gradient_averaging/mpi": Style("gradient averaging (MPI)", "#de8f05", "^", (0, (5, 2))),
+    "gradient_averaging/overlapped": Style("gradient averaging (overlapped)", "#029e73", "D", (0, (4, 1, 1, 1))),
+    "weight_averaging": Style("weight averaging", "#b34a9c", "v", (0, (2, 1))),
+    "root_worker": Style("root and workers", "#d55e00", "P", (0, (1, 1))),
+    "cpp/shared": Style("C++ (shared memory)", "#7d3c98", "h", "solid"),
+    "cpp/mpi": Style("C++ (MPI)", "#c0392b", "<", (0, (5, 2))),
+    "cpp/overlapped": Style("C++ (overlapped)", "#117a65", ">", (0, (4, 1, 1, 1))),
+    "cpp_weight_averaging": Style("C++ (weight averaging)", "#b7950b", "d", (0, (2, 1))),
+    "torch_ddp": Style("PyTorch DDP", "#3a9bd0", "p", (0, (6, 1, 2, 1))),
+    "pipeline": Style("pipeline", "#4b3b8f", "8", (0, (7, 2))),
+    "tensor": Style("tensor parallelism", "#56786b", "H", (0, (3, 1, 1, 1))),
+    "hybrid": Style("data x pipeline", "#a0522d", r"$\#$", (0, (8, 2, 2, 2))),
+    "torch_pipelining": Style("PyTorch pipelining", "#7a6a00", "$=$", (0, (2, 2))),
+}
+PARTS = {"compute": "#0173b2", "communicate": "#de8f05", "wait": "#d55e00", "other": "#c8c8c8"}
+HATCHES = {"compute": "", "communicate": "///", "wait": "...", "other": ""}
+ALLREDUCE_LABELS = {"shared": "shared memory", "mpi": "MPI Allreduce", "overlapped": "overlapped"}
+
+
+def theme() -> None:
+    """Set the one theme of all figures, for the session."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9, rc={
+        "figure.figsize": FIGURE_SIZE, "figure.constrained_layout.use": True, "savefig.dpi": 150,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+        "axes.titlelocation": "left", "axes.titlepad": 18, "grid.color": "#e6e6e6", "grid.linewidth": 0.8,
+        "lines.linewidth": 1.8, "lines.markersize": 7, "legend.frameon": False,
+    })
+
+
+def style_of(strategy: str, allreduce: str | None = None) -> Style:
+    """Return the look of a strategy, the same in every figure; one that is not listed is drawn in grey by its name."""
+    unlisted = Style(strategy.replace("_", " "), GREY, "*", (0, (3, 1)))
+    return STYLES.get(f"{strategy}/{allreduce}") or STYLES.get(strategy) or unlisted
+
+
+def new_axes(num_bars: int | None = None) -> Axes:
+    """Return the axes of a new figure of the usual size, or of a height that suits so many horizontal bars."""
+    height = FIGURE_SIZE[1] if num_bars is None else 1.1 + 0.48 * num_bars
+    _, ax = plt.subplots(figsize=(FIGURE_SIZE[0], height), layout="constrained")
+    return ax
+
+
+def save(figure: Figure, folder: str | Path, name: str, alt: str) -> list[Path]:
+    """Write `name`.svg and `name`.png into a folder, which is made where needed, and return their paths.
+
+    The alternative text becomes the SVG's `<desc>` and the PNG's description, for readers who do not see the picture.
+    The same figure gives the same bytes: no date, no random ids.
+    """
+    if not alt.strip():
+        raise ValueError(f"figure {name!r} has no alt text; say in a sentence or two what it shows")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    title = name.replace("_", " ").replace("-", " ")
+    svg, png = folder / f"{name}.svg", folder / f"{name}.png"
+    svg.write_text(_svg(figure, title, alt), encoding="utf-8")
+    metadata: dict[str, Any] = {"Title": title, "Description": alt, "Software": None}
+    figure.savefig(png, bbox_inches="tight", metadata=metadata)
+    return [svg, png]
+
+
+def _svg(figure: Figure, title: str, alt: str) -> str:
+    buffer = io.StringIO()
+    metadata: dict[str, Any] = {"Title": title, "Description": alt, "Date": None}
+    with mpl.rc_context({"svg.hashsalt": "nnpar"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata=metadata)
+    # matplotlib keeps the description in RDF, which no screen reader looks into
+    text = buffer.getvalue().replace("<svg ", '<svg role="img" ', 1)
+    return text.replace("</title>", f"</title>\n <desc>{escape(alt)}</desc>", 1)

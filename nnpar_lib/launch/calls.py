@@ -1,0 +1,152 @@
+"""One call of a function on all ranks: its output while it runs, then its results, or the rank that failed first."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnpar_lib import results
+from nnpar_lib.launch.watch import RankOutput
+from nnpar_lib.results import Record
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 2.0
+OUTPUT_SECONDS = 2.0
+ANSI_CODES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class RankError(RuntimeError):
+    """A rank raised an exception: its `rank`, the exception's type name `ename`, its text `evalue` and `traceback`."""
+
+    def __init__(self, rank: int, ename: str, evalue: str, traceback: str, *, remark: str = "") -> None:
+        super().__init__(f"rank {rank} raised {ename}: {evalue}{remark}\n{traceback}")
+        self.rank = rank
+        self.ename = ename
+        self.evalue = evalue
+        self.traceback = traceback
+
+
+class PendingCall:
+    """One call under way on all ranks: its output, its results, and the first rank that fails."""
+
+    def __init__(self, parts: Sequence[Any], output: RankOutput) -> None:
+        self._parts = parts  # one a rank, in the order of ranks
+        self._output = output
+        self._first_error_seen: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every rank has returned or raised."""
+        return all(part.done() for part in self._parts)
+
+    @property
+    def results(self) -> list[Any]:
+        """What every rank returned, in the order of ranks."""
+        return [part.get()[0] for part in self._parts]
+
+    def wait(self, check_alive: Callable[[], None]) -> None:
+        """Return when all ranks have; raise a RankError or EnginesLost soon after one of them cannot."""
+        try:
+            while concurrent.futures.wait(self._parts, POLL_SECONDS).not_done:
+                self._read_output()
+                self._check_grace()
+                check_alive()
+        finally:  # what was measured before a failure is in there
+            self._read_last_output(OUTPUT_SECONDS if self.is_over else 0)
+        if failed := self._failed_ranks():
+            raise self._error(failed)
+
+    def _check_grace(self) -> None:
+        """Raise the error of a rank when the others have not come to an end some time after it."""
+        failed = self._failed_ranks()
+        now = time.monotonic()
+        if failed and self._first_error_seen is None:
+            self._first_error_seen = now
+        if self._first_error_seen is not None and now - self._first_error_seen > GRACE_SECONDS:
+            raise self._error(failed, "\n(the other ranks were waiting for it; all engines were stopped)")
+
+    def _failed_ranks(self) -> list[int]:
+        return [rank for rank, part in enumerate(self._parts) if part.done() and _failure(part) is not None]
+
+    def _error(self, failed: Sequence[int], remark: str = "") -> RankError:
+        """Make the exception of the rank that failed first: the others' errors may be its consequence."""
+        failures = {rank: found for rank in failed if (found := _failure(self._parts[rank])) is not None}
+        first = min(failures, key=lambda rank: failures[rank].seconds)
+        others = [str(rank) for rank in failed if rank != first]
+        if others:
+            remark = f"\n(so did rank {', '.join(others)}, later)" + remark
+        failure = failures[first]
+        return RankError(first, failure.ename, failure.evalue, failure.traceback, remark=remark)
+
+    def _read_output(self, *, last: bool = False) -> None:
+        for rank, part in enumerate(self._parts):
+            for stream in ("stdout", "stderr"):
+                self._output.read(rank, stream, part[stream], last=last)
+
+    def _read_last_output(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for part in self._parts:
+            part.wait_for_output(max(0.0, deadline - time.monotonic()))
+        self._read_output(last=True)
+
+
+def call_by_name(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...] | None]:
+    """Run on an engine: call the function and return its result, or else when it raised what, as text."""
+    import importlib
+    import time
+    import traceback
+
+    module, _, function = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), function)(*args, **kwargs), None
+    except BaseException as error:
+        own_frame = error.__traceback__  # says nothing about the function
+        text = "".join(traceback.format_exception(error.with_traceback(own_frame and own_frame.tb_next)))
+        return None, (time.time(), type(error).__name__, str(error), text)
+
+
+class RecordStore:
+    """Records as they arrive, in memory and in a file."""
+
+    def __init__(self, path: str | Path | None) -> None:
+        self.records: list[Record] = []
+        self._path = path
+        self._arrived: set[str] = set()
+
+    def keep(self, values: dict[str, Any]) -> None:
+        """Keep a record that has just been made."""
+        record = results.KINDS[values.get("kind", "run")](**values)
+        self.records.append(record)
+        self._arrived.add(results.to_json(record))
+        if self._path is not None:
+            results.append(self._path, [record])
+
+    def keep_missing(self, returned: Sequence[dict[str, Any]]) -> None:
+        """Keep what was returned at the end and had not arrived before."""
+        for values in returned:
+            if results.to_json(results.KINDS[values.get("kind", "run")](**values)) not in self._arrived:
+                self.keep(values)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An exception of a rank, as text, and the time of it."""
+
+    seconds: float
+    ename: str
+    evalue: str
+    traceback: str
+
+
+def _failure(part: Any) -> _Failure | None:
+    """Return what a rank raised whose call is over, None where it returned."""
+    if not part.successful():  # ipyparallel itself failed there, such as on a result that cannot be pickled
+        error = part.exception()
+        return _Failure(time.time(), error.ename, error.evalue, ANSI_CODES.sub("", error.traceback))
+    raised = part.get()[1]
+    return None if raised is None else _Failure(*raised)

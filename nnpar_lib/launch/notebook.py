@@ -1,0 +1,55 @@
+"""What every notebook checks before it starts anything, its parameters; and a calculator for its reader."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+PRESETS = ("quick", "full")
+DECLARED = "# parameters"  # how a notebook's own cell of parameters begins
+INJECTED = "# Parameters"  # how the cell begins that papermill puts behind it
+
+T = TypeVar("T")
+
+
+def check_parameters(cells: Sequence[str]) -> None:
+    """Refuse parameters that the notebook does not have, of which papermill only warns.
+
+    `cells` are the sources of the cells executed so far (IPython's `In`). Raises a one-line ValueError that names the
+    parameter and the nearest one that exists.
+    """
+    declared = _assigned(cells, DECLARED)
+    for name in sorted(_assigned(cells, INJECTED) - declared):
+        near = difflib.get_close_matches(name, declared, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown parameter {name!r}; {hint}this notebook has {', '.join(sorted(declared))}")
+
+
+def choose(preset: str, *, quick: T, full: T) -> T:
+    """Return what a preset stands for; an unknown preset is a ValueError."""
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}")
+    return quick if preset == "quick" else full
+
+
+def calculator(show: Callable[..., object], **choices: Sequence[Any]) -> None:
+    """Let a reader in JupyterLab choose the arguments of `show` with sliders; elsewhere call it with the middle."""
+    if "JPY_SESSION_NAME" not in os.environ:  # Jupyter's server names the session of each kernel that it starts
+        show(**{name: values[len(values) // 2] for name, values in choices.items()})
+        return
+    import ipywidgets
+
+    sliders = {name: ipywidgets.SelectionSlider(options=values, value=values[len(values) // 2], description=name,
+                                                continuous_update=False, style={"description_width": "initial"})
+               for name, values in choices.items()}
+    ipywidgets.interact(show, **sliders)
+
+
+def _assigned(cells: Sequence[str], beginning: str) -> set[str]:
+    """Return the names that cells with this beginning assign."""
+    trees = [ast.parse(cell) for cell in cells if cell.startswith(beginning)]
+    return {node.id for tree in trees for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}

@@ -1,0 +1,59 @@
+"""What a config cannot know of itself and still can be refused before an engine is started: data files, the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnpar_lib import checkpoint_file, data_files
+from nnpar_lib.config import RunConfig
+
+
+def check(config: RunConfig) -> None:
+    """Raise a ValueError of one line, with the remedy in it, where this machine cannot run the config.
+
+    A data set that is missing is downloaded here, once, and not by every rank.
+    """
+    if config.checkpoint is not None:
+        _check_checkpoint(Path(config.checkpoint), config)
+    if config.device == "cuda":
+        _check_gpu()
+    data_files.ensure(config.dataset)
+
+
+def check_repeats(configs: Sequence[RunConfig], num_repeats: int) -> None:
+    """Raise a ValueError for no repeats, and where runs of one call would go on from each other's checkpoints."""
+    if num_repeats < 1:
+        raise ValueError(f"num_repeats={num_repeats} is too small; it must be at least 1")
+    paths = [config.checkpoint for config in configs if config.checkpoint is not None]
+    if paths and (num_repeats > 1 or len(set(paths)) < len(paths)):
+        raise ValueError(f"checkpoint={paths[0]!r} is for one run: the next would go on where it ended; take "
+                         "num_repeats=1, and a file for each run")
+
+
+def check_writable(path: Path) -> None:
+    """Raise a ValueError where records could not be appended to this file; it is made if it is not there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); name a file, in a folder that you may write "
+                         "to, such as results/runs.jsonl") from None
+
+
+def _check_checkpoint(path: Path, config: RunConfig) -> None:
+    """Refuse a file that the run could not go on from, or a folder that it could not write to."""
+    if path.is_dir():
+        raise ValueError(f"checkpoint={str(path)!r} is a folder; name a file in it")
+    checkpoint_file.check(path, config)
+    check_writable(path.with_name(path.name + ".part"))
+    path.with_name(path.name + ".part").unlink()
+
+
+def _check_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        build = "is built for the CPU only" if torch.version.cuda is None else "finds none"
+        raise ValueError(f"device='cuda' needs a GPU, but torch {torch.__version__} {build}; use device='cpu', or a "
+                         "machine with an NVIDIA GPU and a CUDA build of torch")

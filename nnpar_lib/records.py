@@ -1,0 +1,107 @@
+"""The kinds of records beside those of runs: messages, profiles, rooflines, trials and norms of gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageRecord:
+    """Seconds of one message of `num_bytes` between two ranks: half a round trip, every repeat's mean."""
+
+    num_bytes: int
+    seconds: list[float]
+    provenance: dict[str, Any]
+    oversubscribed: bool
+    experiment: str = ""
+    kind: str = "message"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRecord:
+    """What each block of a model costs with `batch_size` examples a rank, while `num_ranks` ranks compute at once.
+
+    Seconds are medians over steps and means over ranks: of each block's forward and backward pass, of loading a batch,
+    of the update and of clearing the gradient. `num_output_elements` and `num_layer_elements`, before activation and
+    pooling, are those of one example; `splits` says how tensor parallelism cuts each block.
+    """
+
+    model: str
+    num_ranks: int
+    batch_size: int
+    forward_seconds: list[float]
+    backward_seconds: list[float]
+    load_seconds: float
+    update_seconds: float
+    clear_seconds: float
+    num_parameters: list[int]
+    num_output_elements: list[int]
+    num_layer_elements: list[int]
+    splits: list[str]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    oversubscribed: bool
+    experiment: str = ""
+    repeat: int = 0
+    kind: str = "profile"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class RooflineRecord:
+    """What each block of a model needs for a step of `batch_size` examples and how long it takes, beside two ceilings.
+
+    `blocks` are dicts as `trainers.summary` makes them, with the `seconds` of both passes. The ceilings are the rate of
+    a large matrix product and that of a large copy, which reads and writes, in the same process.
+    """
+
+    model: str
+    precision: str
+    memory_format: str
+    batch_size: int
+    num_threads: int
+    ceiling_flop_per_second: float
+    bytes_per_second: float
+    blocks: list[dict[str, Any]]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    experiment: str = ""
+    repeat: int = 0
+    kind: str = "roofline"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One run to goals: the `steps` to each of `goal_errors`, None where it was not reached, and seconds of training.
+
+    `train_seconds` are those of all `num_steps`, the checks of the validation error excluded.
+    """
+
+    goal_errors: list[float]
+    steps: list[int | None]
+    num_steps: int
+    train_seconds: float
+    diverged: bool
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    experiment: str = ""
+    repeat: int = 0
+    kind: str = "trial"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormsRecord:
+    """Squared norms of gradients at steps of a run, before and after the sum over ranks; see `trainers.noise`."""
+
+    norms: list[dict[str, Any]]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    experiment: str = ""
+    kind: str = "norms"
+    schema: int = SCHEMA

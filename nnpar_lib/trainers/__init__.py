@@ -1,0 +1,1 @@
+"""The engine side: one process a rank; it knows nothing of notebooks."""

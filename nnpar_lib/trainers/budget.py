@@ -1,0 +1,54 @@
+"""A limit to the memory of a rank that is enforced: what does not fit fails."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+MIB = 2**20
+
+
+@contextmanager
+def memory_budget(num_mib: int, device: str) -> Iterator[None]:
+    """Let this process allocate only so many MiB more than it has now; 0 sets no limit.
+
+    On a CPU its address space is limited, on a GPU torch's share of the memory. Raises a MemoryError that says what to
+    do where an allocation fails meanwhile.
+    """
+    if not num_mib:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    _set_limit(num_mib, device)
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _too_small(num_mib) from error
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # torch has no type of its own for this on a CPU
+            raise
+        raise _too_small(num_mib) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        if device == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def _set_limit(num_mib: int, device: str) -> None:
+    if device == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+        fraction = (torch.cuda.memory_allocated() + num_mib * MIB) / total
+        torch.cuda.set_per_process_memory_fraction(min(1.0, fraction))
+        return
+    num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = num_pages * resource.getpagesize() + num_mib * MIB
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def _too_small(num_mib: int) -> MemoryError:
+    return MemoryError(f"the memory budget of {num_mib} MiB a rank is too small for its part of the model; cut "
+                       "the model over more ranks with the strategy pipeline or tensor, or enlarge memory_budget_mib")

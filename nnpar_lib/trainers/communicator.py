@@ -1,0 +1,215 @@
+"""Message passing between ranks for torch tensors, over mpi4py.
+
+This is the only module that imports mpi4py, and it does so late: a process that trains alone never initialises MPI.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnpar_lib.trainers.group import Communicator, Request, SharedMemory, SingleCommunicator, check_group
+from nnpar_lib.trainers.stall import StallWatch
+
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
+
+
+def world() -> Communicator:
+    """Return all ranks that were launched together; alone, a group of one that needs no MPI."""
+    return MpiCommunicator(_mpi().COMM_WORLD) if launched_by_mpi() else SingleCommunicator()
+
+
+def launched_by_mpi() -> bool:
+    """Return whether this process was started as a rank by mpiexec or srun."""
+    return any(name in os.environ for name in RANK_VARIABLES)
+
+
+class MpiCommunicator:
+    """A group of ranks over an mpi4py communicator.
+
+    Tensors travel as flat NumPy views, without pickling; a tensor on a GPU is copied to the host and back.
+    `ranks_per_node` pretends that a node has only that many ranks, to try out several nodes on one machine.
+    """
+
+    def __init__(self, comm: Any, *, ranks_per_node: int | None = None, watch: StallWatch | None = None) -> None:
+        self._comm = comm
+        self._watch = watch or StallWatch()
+        self._ranks_per_node = ranks_per_node
+        self._groups: dict[int, Communicator | None] = {}  # kept, for MPI has only so many to give
+        self._splits: dict[tuple[int, ...], Communicator] = {}
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+
+    def barrier(self) -> None:
+        with self._watch("a barrier"):
+            self._comm.Barrier()
+
+    def idle_barrier(self, poll_seconds: float = 0.002) -> None:
+        request = self._comm.Ibarrier()
+        while not request.Test():
+            time.sleep(poll_seconds)
+
+    def allreduce_sum_(self, tensor: Tensor) -> None:
+        host = tensor.detach().cpu()
+        with self._watch("an all-reduce"):
+            self._comm.Allreduce(_mpi().IN_PLACE, host.numpy())
+        if host.data_ptr() != tensor.data_ptr():
+            tensor.copy_(host)
+
+    def broadcast_(self, tensor: Tensor, source: int) -> None:
+        host = tensor.detach().cpu().contiguous()
+        with self._watch("a broadcast"):
+            self._comm.Bcast(host.numpy(), source)
+        if host.data_ptr() != tensor.data_ptr():
+            tensor.copy_(host)
+
+    def start_allreduce_sum_(self, tensor: Tensor) -> Request:
+        return _MpiRequest(self._comm.Iallreduce(_mpi().IN_PLACE, tensor.detach().numpy()),
+                           self._watch, "an all-reduce")
+
+    def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
+        host = tensor.detach().cpu()
+        return _MpiRequest(self._comm.Isend(host.numpy(), target, tag), self._watch, f"a send to rank {target}", host)
+
+    def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
+        host = torch.empty_like(tensor, device="cpu") if tensor.is_cuda else tensor.detach()
+        return _MpiRequest(self._comm.Irecv(host.numpy(), source, tag), self._watch,
+                           f"a receive from rank {source}", host, tensor if tensor.is_cuda else None)
+
+    def split(self, colors: Sequence[int]) -> Communicator:
+        key = tuple(colors)
+        if key not in self._splits:
+            self._splits[key] = MpiCommunicator(self._comm.Split(key[self.rank], self.rank),
+                                                ranks_per_node=self._ranks_per_node, watch=self._watch)
+        return self._splits[key]
+
+    def sum(self, value: float) -> float:
+        with self._watch("an all-reduce"):
+            return float(self._comm.allreduce(value))
+
+    def max(self, value: float) -> float:
+        with self._watch("an all-reduce"):
+            return float(self._comm.allreduce(value, op=_mpi().MAX))
+
+    def broadcast_object(self, value: Any) -> Any:
+        with self._watch("a broadcast"):
+            return self._comm.bcast(value)
+
+    def gather_objects(self, value: Any) -> list[Any] | None:
+        with self._watch("a gather"):
+            gathered: list[Any] | None = self._comm.gather(value)
+        return gathered
+
+    def allgather_objects(self, value: Any) -> list[Any]:
+        with self._watch("an all-gather"):
+            gathered: list[Any] = self._comm.allgather(value)
+        return gathered
+
+    def first_ranks(self, num_ranks: int) -> Communicator | None:
+        check_group(num_ranks, self.size)
+        if num_ranks not in self._groups:
+            self._groups[num_ranks] = self._split(0 if self.rank < num_ranks else None)
+        return self._groups[num_ranks]
+
+    @cached_property
+    def node(self) -> Communicator:
+        if self._ranks_per_node is None:
+            part = self._comm.Split_type(_mpi().COMM_TYPE_SHARED, key=self.rank)
+        else:
+            part = self._comm.Split(self.rank // self._ranks_per_node, self.rank)
+        return MpiCommunicator(part, watch=self._watch)
+
+    @cached_property
+    def node_leaders(self) -> Communicator | None:
+        return self._split(0 if self.node.rank == 0 else None)
+
+    def allocate_shared(self, num_elements: int, dtype: torch.dtype) -> SharedMemory:
+        return _SharedWindow(self._comm, num_elements, dtype, self._watch)
+
+    def abort(self) -> None:
+        self._comm.Abort(1)
+
+    @contextmanager
+    def stall_watch(self, seconds: float) -> Iterator[None]:
+        if seconds <= 0 or _mpi().Query_thread() < _mpi().THREAD_MULTIPLE:
+            yield
+            return
+        self._watch.start(self._own_comm, seconds)
+        try:
+            yield
+        finally:
+            self._watch.stop()
+
+    @cached_property
+    def _own_comm(self) -> Any:
+        return self._comm.Dup()
+
+    def _split(self, color: int | None) -> MpiCommunicator | None:
+        part = self._comm.Split(_mpi().UNDEFINED if color is None else color, self.rank)
+        return None if color is None else MpiCommunicator(part, ranks_per_node=self._ranks_per_node,
+                                                             watch=self._watch)
+
+
+class _MpiRequest:
+    """An operation under way on a buffer of the host, which it keeps alive, and the tensor elsewhere that it is for."""
+
+    def __init__(self, request: Any, watch: StallWatch, operation: str, host: Tensor | None = None,
+                 target: Tensor | None = None) -> None:
+        self._request, self._host, self._target = request, host, target
+        self._watch, self._operation = watch, operation
+
+    def test(self) -> bool:
+        return bool(self._request.Test())
+
+    def wait(self) -> None:
+        with self._watch(self._operation):
+            self._request.Wait()
+        if self._target is not None and self._host is not None:
+            self._target.copy_(self._host)
+
+
+class _SharedWindow:
+    """An MPI-3 shared-memory window with one zeroed buffer a rank, each on pages of its own."""
+
+    def __init__(self, comm: Any, num_elements: int, dtype: torch.dtype, watch: StallWatch) -> None:
+        itemsize = dtype.itemsize
+        info = _mpi().Info.Create({"alloc_shared_noncontig": "true"})
+        self._comm, self._watch = comm, watch
+        self._window = _mpi().Win.Allocate_shared(num_elements * itemsize, itemsize, comm=comm, info=info)
+        self._window.Lock_all()
+        counts = comm.allgather(num_elements)
+        self.buffers: Sequence[Tensor] = [self._view(rank, count, dtype) for rank, count in enumerate(counts)]
+        self.buffers[comm.Get_rank()].zero_()
+        self.barrier()
+
+    def barrier(self) -> None:
+        self._window.Sync()
+        with self._watch("a barrier of a node's shared memory"):
+            self._comm.Barrier()
+        self._window.Sync()
+
+    def free(self) -> None:
+        self.buffers = ()  # the views die with the memory behind them
+        self._window.Unlock_all()
+        self._window.Free()
+
+    def _view(self, rank: int, num_elements: int, dtype: torch.dtype) -> Tensor:
+        if num_elements == 0:
+            return torch.empty(0, dtype=dtype)
+        memory, _ = self._window.Shared_query(rank)
+        array = np.frombuffer(memory, dtype=np.uint8, count=num_elements * dtype.itemsize)
+        return torch.from_numpy(array).view(dtype)
+
+
+def _mpi() -> Any:
+    from mpi4py import MPI
+
+    return MPI

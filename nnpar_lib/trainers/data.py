@@ -1,0 +1,299 @@
+"""The data sets, whole in memory; deterministic global batches; and each rank's part of one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from nnpar_lib import data_files, torchvision_operators
+from nnpar_lib.config import IMAGE_SIZE, NUM_TRAINING_EXAMPLES, RunConfig
+
+DIGITS_SEED = 0  # of the split and of the moves: the data set is the same in every run, whatever the run's seed
+DIGITS_TEST_FRACTION = 0.2
+DIGITS_MAX_VALUE = 16.0
+DIGITS_SIZE = 20  # the 8x8 pictures are enlarged to this and get a margin, as those of MNIST have, in which to move
+MAX_ROTATION_DEGREES = 10.0
+MAX_SHIFT_PIXELS = 2.0
+MAX_SCALE_CHANGE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A training and a test set of grey pictures in 10 classes.
+
+    Images are uint8 [N, 1, 28, 28], labels int64 [N]; `mean` and `std` are those of the training pixels, scaled to
+    [0, 1].
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    mean: float
+    std: float
+
+    def to(self, device: str) -> DataSet:
+        """Return the same set on a device; itself where it lies there already."""
+        if self.train_images.device == torch.device(device):
+            return self
+        return DataSet(self.train_images.to(device), self.train_labels.to(device), self.test_images.to(device),
+                       self.test_labels.to(device), mean=self.mean, std=self.std)
+
+    @classmethod
+    def from_arrays(cls, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor) -> Self:
+        """Build a set from images [N, 28, 28] and labels; the statistics are exact, from a histogram of the pixels."""
+        counts = torch.bincount(train_images.flatten(), minlength=256).double()
+        values = torch.arange(256, dtype=torch.float64) / 255
+        mean = (counts * values).sum() / counts.sum()
+        std = ((counts * (values - mean) ** 2).sum() / counts.sum()).sqrt()
+        return cls(train_images.unsqueeze(1), train_labels, test_images.unsqueeze(1), test_labels,
+                   mean=mean.item(), std=std.item())
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One rank's part of a global batch: normalised images [n, 1, 28, 28], labels int64 [n]; n may be 0.
+
+    `num_global_examples` counts the examples of all ranks: the divisor of their summed gradients.
+    Where several ranks work on the same examples, only one of them has `is_counted`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    num_global_examples: int
+    is_counted: bool = True
+
+
+@functools.cache
+def load(name: str) -> DataSet:
+    """Return a data set, read once a process; raises data_files.DataError where its files are missing or damaged."""
+    dataset = _load_digits() if name == "digits" else _load_files(name)
+    expected = NUM_TRAINING_EXAMPLES[name]
+    if len(dataset.train_images) != expected:
+        raise ValueError(f"{name} has {len(dataset.train_images)} training examples instead of {expected}")
+    return dataset
+
+
+def normalise(images: Tensor, dataset: DataSet, dtype: torch.dtype) -> Tensor:
+    """Return uint8 images of any shape as (pixel / 255 - mean) / std, in the floating-point type that is asked for.
+
+    A multiplication and an addition, each rounded by itself: an image's bits do not depend on its place in a batch.
+    """
+    return images.to(dtype).mul_(1 / (255 * dataset.std)).add_(-dataset.mean / dataset.std)
+
+
+def part(num_items: int, size: int, rank: int) -> slice:
+    """Return this rank's contiguous part of `num_items`.
+
+    The parts of all ranks cover every item exactly once, in the order of ranks; their sizes differ by at most one, and
+    one is empty where there are more ranks than items.
+    """
+    base, extra = divmod(num_items, size)
+    start = rank * base + min(rank, extra)
+    return slice(start, start + base + (rank < extra))
+
+
+def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:
+    """Return the order in which an epoch visits the examples, int64: a function of the seed and the epoch alone."""
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(num_examples))
+
+
+def global_batch_indices(num_examples: int, global_batch_size: int, seed: int, step: int) -> Tensor:
+    """Return which examples form the global batch of a step, int64 [n]; steps count from 0 over the whole run.
+
+    The last batch of an epoch holds what is left and may be short.
+    """
+    epoch, start = _locate(num_examples, global_batch_size, step)
+    return epoch_order(num_examples, seed, epoch)[start:start + global_batch_size]
+
+
+def _locate(num_examples: int, global_batch_size: int, step: int) -> tuple[int, int]:
+    """Return the epoch of a step and where in the epoch's order its batch begins."""
+    epoch, step_in_epoch = divmod(step, -(-num_examples // global_batch_size))
+    return epoch, step_in_epoch * global_batch_size
+
+
+class GlobalOrder:
+    """The indices of any step's global batch, as `global_batch_indices` gives them; keeps the current epoch's order."""
+
+    def __init__(self, num_examples: int, global_batch_size: int, seed: int, device: str) -> None:
+        self.num_examples, self.global_batch_size = num_examples, global_batch_size
+        self.seed, self.device = seed, device
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def indices(self, step: int) -> Tensor:
+        """Return the examples of one global batch, int64 [n] on the device."""
+        epoch, start = _locate(self.num_examples, self.global_batch_size, step)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, epoch_order(self.num_examples, self.seed, epoch).to(self.device)
+        return self._order[start:start + self.global_batch_size]
+
+
+class Batches(Protocol):
+    """What a training loop asks of a source of batches."""
+
+    def batch(self, step: int) -> Batch:
+        """Return this rank's part of the global batch of a step, counted from 0 over the whole run."""
+
+
+class BatchSource:
+    """Batches from a set that lies in memory as uint8, on the device that trains."""
+
+    def __init__(self, dataset: DataSet, config: RunConfig, size: int, rank: int, *, seed: int | None = None,
+                 with_images: bool = True, is_counted: bool = True) -> None:
+        self.with_images, self.is_counted = with_images, is_counted
+        self.size, self.rank, self.dtype = size, rank, getattr(torch, config.dtype)
+        self.dataset = dataset.to(config.device)
+        seed = config.seed if seed is None else seed
+        self.order = GlobalOrder(len(dataset.train_images), config.global_batch_size, seed, config.device)
+
+    def batch(self, step: int) -> Batch:
+        """Return this rank's part of the global batch of a step, counted from 0 over the whole run."""
+        indices = self.order.indices(step)
+        own = indices[part(len(indices), self.size, self.rank)]
+        wanted = own if self.with_images else own[:0]
+        images = normalise(self.dataset.train_images.index_select(0, wanted), self.dataset, self.dtype)
+        return Batch(images, self.dataset.train_labels.index_select(0, own), len(indices), self.is_counted)
+
+
+class LoaderBatchSource:
+    """The same batches through torch's DataLoader, picture by picture: what most programs do, to be compared with."""
+
+    def __init__(self, dataset: DataSet, config: RunConfig, size: int, rank: int, *, seed: int | None = None) -> None:
+        self.size, self.rank = size, rank
+        self.device, self.dtype = config.device, getattr(torch, config.dtype)
+        seed = config.seed if seed is None else seed
+        self.order = GlobalOrder(len(dataset.train_images), config.global_batch_size, seed, "cpu")
+        self.pictures = Pictures(dataset)
+        self._next_step, self._iterator = 0, self._start(0)
+
+    def batch(self, step: int) -> Batch:
+        """Return this rank's part of the global batch of a step, counted from 0 over the whole run."""
+        if step != self._next_step:
+            self._iterator = self._start(step)
+        images, labels = next(self._iterator)
+        self._next_step = step + 1
+        return Batch(images.to(self.device, self.dtype), labels.to(self.device), len(self.order.indices(step)))
+
+    def _start(self, step: int) -> Iterator[list[Tensor]]:
+        """Return a DataLoader's iterator over the steps from `step` on; its own generator spares the global one."""
+        sampler = StepSampler(self.order, self.size, self.rank, step)
+        return iter(DataLoader(self.pictures, batch_sampler=sampler, num_workers=0, collate_fn=_collate,
+                               generator=torch.Generator()))
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """The training set as PIL images that torchvision's ToTensor and Normalize turn into tensors, one at a time."""
+
+    def __init__(self, dataset: DataSet) -> None:
+        torchvision_operators.declare_missing()
+        from torchvision import transforms
+
+        self.images, self.labels = dataset.train_images.squeeze(1).cpu().numpy(), dataset.train_labels.cpu()
+        normalise_one = transforms.Normalize((dataset.mean,), (dataset.std,))
+        self.transform = transforms.Compose([transforms.ToTensor(), normalise_one])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+
+class StepSampler:
+    """This rank's indices for one step after another, without end."""
+
+    def __init__(self, order: GlobalOrder, size: int, rank: int, first_step: int) -> None:
+        self.order, self.size, self.rank, self.step = order, size, rank, first_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        while True:
+            indices = self.order.indices(self.step)
+            yield indices[part(len(indices), self.size, self.rank)].tolist()
+            self.step += 1
+
+
+def _collate(examples: list[tuple[Tensor, int]]) -> Any:
+    """Stack examples as DataLoader does, and none of them into an empty batch, which it cannot."""
+    if examples:
+        return default_collate(examples)
+    return torch.empty(0, 1, IMAGE_SIZE, IMAGE_SIZE), torch.empty(0, dtype=torch.int64)
+
+
+def batch_source(dataset: DataSet, config: RunConfig, size: int, rank: int, *, seed: int | None = None) -> Batches:
+    """Return the source of batches that `config.data_loading` names; `seed` replaces the config's for the order."""
+    source = LoaderBatchSource if config.data_loading == "loader" else BatchSource
+    return source(dataset, config, size, rank, seed=seed)
+
+
+def _load_files(name: str) -> DataSet:
+    """Read mnist or fashion_mnist, which the kernel side has downloaded before: ranks never download."""
+    data_files.check(name)
+    torchvision_operators.declare_missing()
+    from torchvision import datasets
+
+    reader = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
+    train, test = (reader(str(data_files.data_folder()), train=train) for train in (True, False))
+    return DataSet.from_arrays(train.data, train.targets, test.data, test.targets)
+
+
+def _load_digits() -> DataSet:
+    """The digits of scikit-learn: split first, then enlarged; moved copies are made of training pictures only."""
+    from sklearn.datasets import load_digits
+
+    pictures, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
+    train, test = split_digits(labels)
+    images = _enlarge(pictures.reshape(-1, 8, 8).float())
+    num_copies = NUM_TRAINING_EXAMPLES["digits"] - len(train)
+    sources = train[torch.arange(num_copies) % len(train)]
+    train_images = torch.cat([images[train], _move(images[sources])])
+    return DataSet.from_arrays(_to_bytes(train_images), labels[torch.cat([train, sources])],
+                               _to_bytes(images[test]), labels[test])
+
+
+def split_digits(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices of the training and of the test pictures, int64: a fifth of each class is for the test."""
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(np.arange(len(labels)), test_size=DIGITS_TEST_FRACTION, stratify=labels.numpy(),
+                                   random_state=DIGITS_SEED)
+    return torch.from_numpy(train), torch.from_numpy(test)
+
+
+def _enlarge(pictures: Tensor) -> Tensor:
+    """Turn pictures [N, 8, 8] with values 0..16 into [N, 28, 28] with values 0..1 and an empty margin."""
+    margin = (IMAGE_SIZE - DIGITS_SIZE) // 2
+    large = functional.interpolate((pictures / DIGITS_MAX_VALUE).unsqueeze(1), size=DIGITS_SIZE, mode="bilinear")
+    return functional.pad(large, (margin,) * 4).squeeze(1)
+
+
+def _move(images: Tensor) -> Tensor:
+    """Rotate, scale and shift each image [N, 28, 28] a little, at random but always alike."""
+    random = np.random.default_rng(DIGITS_SEED)
+    angle, scale, x, y = torch.from_numpy(random.uniform(-1, 1, (4, len(images)))).float()
+    angle = angle * np.deg2rad(MAX_ROTATION_DEGREES)
+    scale = 1 + scale * MAX_SCALE_CHANGE
+    shift = torch.stack([x, y], 1) * MAX_SHIFT_PIXELS * 2 / IMAGE_SIZE  # the sampling grid spans -1..1
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    matrices = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
+    return torch.cat([_sample(*chunk) for chunk in zip(images.split(1024), matrices.split(1024), strict=True)])
+
+
+def _sample(images: Tensor, matrices: Tensor) -> Tensor:
+    """Move each image [n, 28, 28] as its matrix [n, 2, 3] says; a chunk of them at a time stays in the cache."""
+    grid = functional.affine_grid(matrices, [len(images), 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
+    return functional.grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8)

@@ -1,0 +1,187 @@
+"""What a group of ranks offers, and its twin of one rank, which needs no MPI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Request(Protocol):
+    """A non-blocking operation under way."""
+
+    def test(self) -> bool:
+        """Drive the operation on a little; return whether it is complete."""
+
+    def wait(self) -> None:
+        """Return when the operation is complete."""
+
+
+class SharedMemory(Protocol):
+    """One buffer a rank of a node, all of them mapped into the memory of every rank of that node."""
+
+    buffers: Sequence[Tensor]
+
+    def barrier(self) -> None:
+        """Return when every rank has arrived and what each wrote before is visible to all."""
+
+    def free(self) -> None:
+        """Give the memory back (collective)."""
+
+
+class Communicator(Protocol):
+    """A group of ranks. A collective operation has to be called by all of them, in the same order."""
+
+    rank: int
+    size: int
+
+    def barrier(self) -> None:
+        """Return when every rank has arrived."""
+
+    def idle_barrier(self, poll_seconds: float = 0.002) -> None:
+        """Return when every rank has arrived, asleep meanwhile, so that ranks at work have the cores to themselves."""
+
+    def allreduce_sum_(self, tensor: Tensor) -> None:
+        """Replace a contiguous tensor by its sum over ranks; it has the same shape on all of them."""
+
+    def start_allreduce_sum_(self, tensor: Tensor) -> Request:
+        """Begin to replace a contiguous tensor on the CPU by its sum; it must not be touched before it is complete."""
+
+    def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
+        """Begin to send a contiguous tensor to a rank; it must not be changed before the send is complete."""
+
+    def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
+        """Begin to fill a contiguous tensor of the sender's shape and type; it is there when this is complete."""
+
+    def broadcast_(self, tensor: Tensor, source: int) -> None:
+        """Fill a contiguous tensor, of the same shape and type on all ranks, with that of one of them."""
+
+    def split(self, colors: Sequence[int]) -> Communicator:
+        """Return the group of the ranks that have this rank's colour, in the order of their ranks (collective)."""
+
+    def sum(self, value: float) -> float:
+        """Return the sum of a number over ranks, on all ranks."""
+
+    def max(self, value: float) -> float:
+        """Return the maximum of a number over ranks, on all ranks."""
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Return rank 0's value on all ranks (pickled)."""
+
+    def gather_objects(self, value: Any) -> list[Any] | None:
+        """Return all ranks' values on rank 0 and None elsewhere (pickled)."""
+
+    def allgather_objects(self, value: Any) -> list[Any]:
+        """Return all ranks' values on all ranks (pickled)."""
+
+    def first_ranks(self, num_ranks: int) -> Communicator | None:
+        """Return a group of the first ranks (collective), None on the ranks that are not in it."""
+
+    @property
+    def node(self) -> Communicator:
+        """The group of the ranks that share this rank's node (collective)."""
+
+    @property
+    def node_leaders(self) -> Communicator | None:
+        """The group of the lowest rank of each node, None on the ranks that are not in it (collective)."""
+
+    def allocate_shared(self, num_elements: int, dtype: torch.dtype) -> SharedMemory:
+        """Return zeroed shared memory; every rank of this group has to be on one node (collective).
+
+        Each rank asks for as many numbers as its own buffer is to have.
+        """
+
+    def stall_watch(self, seconds: float) -> AbstractContextManager[None]:
+        """Meanwhile, let a rank that waits for longer than this end the run; 0 lets it wait (collective)."""
+
+    def abort(self) -> None:
+        """End all ranks of the world at once, with a non-zero exit status."""
+
+
+class SingleCommunicator:
+    """A group of one rank: every exchange is already done."""
+
+    rank = 0
+    size = 1
+
+    def barrier(self) -> None: ...
+
+    def idle_barrier(self, poll_seconds: float = 0.002) -> None: ...
+
+    def allreduce_sum_(self, tensor: Tensor) -> None: ...
+
+    def start_allreduce_sum_(self, tensor: Tensor) -> Request:
+        return _Done()
+
+    def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
+        raise ValueError("a group of one rank has no other to send to")
+
+    def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
+        raise ValueError("a group of one rank has no other to receive from")
+
+    def broadcast_(self, tensor: Tensor, source: int) -> None: ...
+
+    def split(self, colors: Sequence[int]) -> Communicator:
+        return self
+
+    def sum(self, value: float) -> float:
+        return value
+
+    def max(self, value: float) -> float:
+        return value
+
+    def broadcast_object(self, value: Any) -> Any:
+        return value
+
+    def gather_objects(self, value: Any) -> list[Any] | None:
+        return [value]
+
+    def allgather_objects(self, value: Any) -> list[Any]:
+        return [value]
+
+    def first_ranks(self, num_ranks: int) -> Communicator | None:
+        check_group(num_ranks, self.size)
+        return self
+
+    @property
+    def node(self) -> Communicator:
+        return self
+
+    @property
+    def node_leaders(self) -> Communicator | None:
+        return self
+
+    def allocate_shared(self, num_elements: int, dtype: torch.dtype) -> SharedMemory:
+        return _PrivateMemory(torch.zeros(num_elements, dtype=dtype))
+
+    def stall_watch(self, seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def abort(self) -> None:
+        raise SystemExit(1)
+
+
+class _Done:
+    def test(self) -> bool:
+        return True
+
+    def wait(self) -> None: ...
+
+
+class _PrivateMemory:
+    def __init__(self, buffer: Tensor) -> None:
+        self.buffers: Sequence[Tensor] = [buffer]
+
+    def barrier(self) -> None: ...
+
+    def free(self) -> None: ...
+
+
+def check_group(num_ranks: int, size: int) -> None:
+    """Raise a ValueError where a group cannot have so many ranks."""
+    if not 1 <= num_ranks <= size:
+        raise ValueError(f"num_ranks={num_ranks} is outside 1..{size}, the ranks that were launched; "
+                         "launch more or take fewer")

@@ -1,0 +1,123 @@
+"""Synchronous data parallelism: every rank takes the same step with the gradient of the whole global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers import allreduce, batch_norm
+from nnpar_lib.trainers.data import Batch, Batches, batch_source, load
+from nnpar_lib.trainers.group import Communicator
+from nnpar_lib.trainers.replica import Replica
+from nnpar_lib.trainers.sharding import Exchange
+from nnpar_lib.trainers.shared_update import SharedUpdate
+from nnpar_lib.trainers.state import State
+from nnpar_lib.trainers.strategies.base import WholeModel
+from nnpar_lib.trainers.timeline import BACKWARD, Timeline
+
+
+class GradientAveraging(WholeModel):
+    """Each rank computes the gradient of its part of the global batch; the parts are summed over ranks.
+
+    The update is the one that a serial run takes with the whole batch, up to the rounding of the order of summation,
+    for any number of ranks and for uneven parts.
+    """
+
+    def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
+        super().__init__(communicator)
+        self._replica: Replica = Replica(config, timeline)
+        self.model = self._replica.model
+        self._communicator = communicator
+        if config.batch_norm == "synchronised" and communicator.size > 1:
+            batch_norm.synchronise_(self.model, Exchange(communicator, timeline))
+        data = load(config.dataset)
+        self.batches: Batches = batch_source(data, config, size=communicator.size, rank=communicator.rank)
+        self._compute_gradient: Callable[[Batch], Tensor] = self._replica.compute_gradient
+        self._apply: SharedUpdate | _ReducedUpdate
+        if config.allreduce == "shared" and config.device == "cpu":
+            self._apply = SharedUpdate(communicator, self._replica, timeline)
+        else:
+            reducer = allreduce.build(config.allreduce, communicator, self._replica.weights.detach(), timeline,
+                                      bucket_bytes=config.bucket_kib * 1024)
+            self._apply = _ReducedUpdate(self._replica, reducer)
+            if isinstance(reducer, allreduce.BucketedAllreduce):
+                self._compute_gradient = _OverlappedBackward(self._replica, reducer, timeline)
+        self.measures_wait = self._apply.measures_wait
+
+    def step(self, batch: Batch, step: int) -> Tensor:
+        loss_sum = self._compute_gradient(batch)
+        self._apply(step)
+        return loss_sum
+
+    def synchronise(self) -> None:
+        batch_norm.average_running_(self.model, self._communicator)
+
+    def state(self) -> State:
+        return self._replica.state(self._apply.join)
+
+    def restore(self, state: State) -> None:
+        self._apply.restore(state)
+
+    def reset(self) -> None:
+        self._replica.reset()
+
+    def close(self) -> None:
+        self._apply.free()
+
+
+class _ReducedUpdate:
+    """An all-reduce of the gradient, and the same update on every rank."""
+
+    def __init__(self, replica: Replica, reducer: allreduce.Allreduce) -> None:
+        self._replica, self._reducer = replica, reducer
+        self.measures_wait = reducer.measures_wait
+        replica.use_gradient(reducer.buffer)
+
+    def __call__(self, step: int) -> None:
+        self._reducer.reduce_()
+        self._replica.update(step)
+
+    def join(self, own: Tensor) -> Tensor:
+        return own
+
+    def restore(self, state: State) -> None:
+        self._replica.restore(state)
+
+    def free(self) -> None:
+        self._replica.own_weights()
+        self._reducer.free()
+
+
+class _OverlappedBackward:
+    """A backward pass that hands each gradient to the all-reduce as soon as it is there.
+
+    Gradients appear from the last layer to the first, and so the flat buffer fills from its end.
+    """
+
+    def __init__(self, replica: Replica, buckets: allreduce.BucketedAllreduce, timeline: Timeline) -> None:
+        self._replica = replica
+        self._buckets = buckets
+        self._timeline = timeline
+        self._ends = list(accumulate(parameter.numel() for parameter in replica.parameters))
+        self._missing: set[int] = set()
+        for index, parameter in enumerate(replica.parameters):
+            parameter.register_post_accumulate_grad_hook(partial(self._take, index))
+
+    def __call__(self, batch: Batch) -> Tensor:
+        self._missing = set(range(len(self._ends)))
+        loss_sum = self._replica.loss_sum(batch)
+        loss_sum.backward(torch.full_like(loss_sum, 1 / batch.num_global_examples))
+        self._timeline.lap(BACKWARD)
+        return loss_sum.detach()
+
+    def _take(self, index: int, parameter: nn.Parameter) -> None:
+        assert parameter.grad is not None
+        self._replica.view_of_gradient(index).copy_(parameter.grad)
+        parameter.grad = None  # so that the next backward pass hands its tensor over instead of adding to this one
+        self._missing.discard(index)
+        self._buckets.fill_from(self._ends[max(self._missing)] if self._missing else 0)

@@ -1,0 +1,64 @@
+"""Data and model parallelism together: a grid of pipelines, each of which trains on its part of the batch."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers import batch_norm, models
+from nnpar_lib.trainers.data import Batch
+from nnpar_lib.trainers.group import Communicator, Request
+from nnpar_lib.trainers.sharding import Exchange
+from nnpar_lib.trainers.strategies.pipeline import Pipeline
+from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, Timeline
+
+
+class Hybrid(Pipeline):
+    """Neighbouring ranks form a pipeline; the ranks that hold the same stages in all pipelines sum their gradients.
+
+    In the backward pass of the last micro-batch, a block's gradient sets out as soon as it is complete, while the
+    earlier blocks and the earlier stages still compute.
+    """
+
+    def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
+        size = config.num_stage_ranks
+        self._copies = communicator.split([rank % size for rank in range(communicator.size)])
+        self._reductions: list[Request] = []
+        super().__init__(config, communicator, timeline)
+        if config.batch_norm == "synchronised" and self._copies.size > 1:
+            batch_norm.synchronise_(self._replica.model, Exchange(self._copies, timeline))
+
+    def synchronise(self) -> None:
+        """Give the copies of a stage the same running statistics (collective)."""
+        batch_norm.average_running_(self._replica.model, self._copies)
+
+    def _compute_gradient(self, batch: Batch) -> None:
+        self._num_backwards = dict.fromkeys(self._own, 0)
+        super()._compute_gradient(batch)
+        for reduction in self._reductions:
+            reduction.wait()
+        self._reductions.clear()
+        self._timeline.lap(COMMUNICATE)
+
+    def _segments(self, module: nn.Sequential) -> list[nn.Sequential]:
+        return [models.network(self._config, block) for block in module]
+
+    def _use_gradient(self, buffer: Tensor) -> None:
+        super()._use_gradient(buffer)
+        sizes = {(stage, index): sum(parameter.numel() for parameter in segment.parameters())
+                 for stage, one in self._stages.items() for index, segment in enumerate(one.segments)}
+        self._slices = dict(zip(sizes, buffer.split(list(sizes.values())), strict=True))
+
+    def _pass_back(self, stage: int, microbatch: int, gradient: Tensor) -> Tensor | None:
+        self._num_backwards[stage] += 1
+        if self._num_backwards[stage] < self._pipeline.num_microbatches:
+            return self._stages[stage].backward(microbatch, gradient)
+        return self._stages[stage].backward(microbatch, gradient, lambda index: self._reduce(stage, index))
+
+    def _reduce(self, stage: int, index: int) -> None:
+        """Begin to sum a block's gradient over the pipelines, and drive the earlier sums on."""
+        self._timeline.lap(BACKWARD, stage)
+        for reduction in self._reductions:
+            reduction.test()
+        self._reductions.append(self._copies.start_allreduce_sum_(self._slices[stage, index]))
+        self._timeline.lap(COMMUNICATE, stage)

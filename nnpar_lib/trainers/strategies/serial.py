@@ -1,0 +1,37 @@
+"""One process; the threads of the linear algebra are the shared-memory baseline."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers.data import Batch, Batches, batch_source, load
+from nnpar_lib.trainers.group import Communicator
+from nnpar_lib.trainers.replica import Replica
+from nnpar_lib.trainers.strategies.base import WholeModel
+from nnpar_lib.trainers.timeline import Timeline
+
+
+class Serial(WholeModel):
+    """Take the whole global batch on one rank."""
+
+    measures_wait: bool = True
+
+    def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
+        super().__init__(communicator)
+        self._replica: Replica = Replica(config, timeline)
+        self.model = self._replica.model
+        data = load(config.dataset)
+        self.batches: Batches = batch_source(data, config, size=1, rank=0)
+
+    def step(self, batch: Batch, step: int) -> Tensor:
+        loss_sum = self._replica.compute_gradient(batch)
+        self._replica.update(step)
+        return loss_sum
+
+    def synchronise(self) -> None: ...
+
+    def reset(self) -> None:
+        self._replica.reset()
+
+    def close(self) -> None: ...

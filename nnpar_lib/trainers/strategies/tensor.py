@@ -1,0 +1,76 @@
+"""Model parallelism inside layers: every rank works on every example, with its share of the features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers import models, sharding
+from nnpar_lib.trainers.data import Batch, Batches, BatchSource, load
+from nnpar_lib.trainers.group import Communicator
+from nnpar_lib.trainers.memory import measure
+from nnpar_lib.trainers.replica import Replica
+from nnpar_lib.trainers.state import State
+from nnpar_lib.trainers.timeline import Timeline
+
+
+class TensorParallel:
+    """Each rank holds and updates a share of each pair of layers; what is not split is computed alike on all."""
+
+    measures_wait: bool = False
+    data_size, data_rank = 1, 0
+
+    def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
+        self._communicator = communicator
+        exchange = sharding.Exchange(communicator, timeline)
+        self._replica = Replica(config, timeline, sharding.build(config, exchange))
+        self.batches: Batches = BatchSource(load(config.dataset), config, 1, 0, is_counted=communicator.rank == 0)
+
+    def step(self, batch: Batch, step: int) -> Tensor:
+        """Train on a global batch; all ranks know its loss, and the first one reports it."""
+        loss_sum = self._replica.compute_gradient(batch)
+        self._replica.update(step)
+        return loss_sum if self._communicator.rank == 0 else torch.zeros_like(loss_sum)
+
+    def synchronise(self) -> None:
+        """Make the copies of what is not split equal to the last bit."""
+        sharding.align_whole_parameters(self._replica.model, self._communicator)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the logits on the first rank; all have to call this (collective)."""
+        with models.evaluating(self._replica.model):
+            logits: Tensor = self._replica.model(images)
+        return logits if self._communicator.rank == 0 else logits.new_empty(0, models.NUM_CLASSES)
+
+    def whole_parameters(self) -> Iterator[Tensor]:
+        """Yield the parameters, put together from the ranks' shares (collective)."""
+        return self.whole_values([parameter.detach() for parameter in self._replica.parameters])
+
+    def whole_values(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the values, put together from the ranks' shares (collective)."""
+        return sharding.whole_values(self._replica.model, values, self._communicator)
+
+    def own_values(self, whole: Sequence[Tensor]) -> list[Tensor]:
+        """Return this rank's shares."""
+        return sharding.own_values(self._replica.model, whole, self._communicator)
+
+    def state(self) -> State:
+        """Return this rank's shares and their optimizer's state."""
+        return self._replica.state()
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        self._replica.restore(state)
+
+    def memory_bytes(self, batch: Batch) -> dict[str, int]:
+        """Return what this rank holds in memory (collective)."""
+        return measure(self._replica, lambda: self._replica.compute_gradient(batch))
+
+    def reset(self) -> None:
+        """Go back to the initial weights."""
+        self._replica.reset()
+
+    def close(self) -> None: ...

@@ -1,0 +1,69 @@
+"""torch's DistributedDataParallel on the same loop: what a user would pick instead, to be compared with."""
+
+from __future__ import annotations
+
+import copy
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers import batch_norm, models
+from nnpar_lib.trainers.data import Batch, Batches, batch_source, load
+from nnpar_lib.trainers.group import Communicator
+from nnpar_lib.trainers.process_group import join_process_group
+from nnpar_lib.trainers.replica import build_optimizer, set_learning_rate
+from nnpar_lib.trainers.sharding import Exchange
+from nnpar_lib.trainers.strategies.base import WholeModel
+from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
+
+
+class TorchDDP(WholeModel):
+    """DistributedDataParallel over gloo, or nccl on GPUs, in the form that its documentation recommends.
+
+    It averages over ranks, so the loss is scaled such that uneven parts of a batch weigh what they should. Its
+    communication hides inside the backward pass and counts as compute in the record. Running statistics are the first
+    rank's before every step, as DDP has them.
+    """
+
+    measures_wait: bool = False
+
+    def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
+        super().__init__(communicator)
+        self._config = config
+        self._timeline = timeline
+        self._size = communicator.size
+        data = load(config.dataset)
+        self.batches: Batches = batch_source(data, config, size=communicator.size, rank=communicator.rank)
+        join_process_group(communicator, "nccl" if config.device == "cuda" else "gloo")
+        self.model = models.build(config).to(config.device)
+        self._communicator = communicator
+        if config.batch_norm == "synchronised" and communicator.size > 1:
+            batch_norm.synchronise_(self.model, Exchange(communicator, timeline))
+        self._initial = copy.deepcopy(self.model.state_dict())
+        self._parallel = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+        self.reset()
+
+    def step(self, batch: Batch, step: int) -> Tensor:
+        set_learning_rate(self._optimizer, self._config, step)
+        self._optimizer.zero_grad()
+        loss_sum = functional.cross_entropy(self._parallel(batch.images), batch.labels, reduction="sum")
+        self._timeline.lap(FORWARD)
+        (loss_sum * (self._size / batch.num_global_examples)).backward()
+        self._timeline.lap(BACKWARD)
+        self._optimizer.step()
+        self._timeline.lap(UPDATE)
+        return loss_sum.detach()
+
+    def synchronise(self) -> None:
+        batch_norm.average_running_(self.model, self._communicator)
+
+    def reset(self) -> None:
+        self.model.load_state_dict(self._initial)  # in place: the buckets that warm-up steps have shaped stay
+        self._optimizer = build_optimizer(self.model.parameters(), self._config, fused=None)
+
+    def close(self) -> None:
+        del self._parallel
+        dist.destroy_process_group()

@@ -1,0 +1,74 @@
+"""torch.distributed.pipelining with the same stages: what a user would pick instead, to be compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import pipelining
+from torch.nn import functional
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers.data import Batch
+from nnpar_lib.trainers.group import Communicator
+from nnpar_lib.trainers.process_group import join_process_group
+from nnpar_lib.trainers.strategies.pipeline import Pipeline
+from nnpar_lib.trainers.timeline import FORWARD, Timeline
+
+
+class TorchPipelining(Pipeline):
+    """The stages of `Pipeline`, run by torch's schedules over gloo, or nccl on GPUs.
+
+    Forward, backward and messages cannot be told apart from outside and are booked as forward.
+    """
+
+    measures_wait: bool = False
+
+    def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
+        super().__init__(config, communicator, timeline)
+        join_process_group(communicator, "nccl" if config.device == "cuda" else "gloo")
+        self._schedule: Any = None
+
+    def _compute_gradient(self, batch: Batch) -> None:
+        if self._schedule is None:
+            kept = [(buffer, buffer.clone()) for buffer in self._replica.model.buffers()]
+            self._build_schedule()
+            self._run_schedule(batch)  # the first pass learns the shapes, and running statistics would follow it
+            for buffer, value in kept:
+                buffer.copy_(value)
+        self._run_schedule(batch)
+
+    def _run_schedule(self, batch: Batch) -> None:
+        for parameter, view in self._parameter_views:
+            parameter.grad = view
+        self._gradient.zero_()
+        losses: list[Tensor] = []
+        arguments = (batch.images,) if 0 in self._own else ()
+        targets = {"target": batch.labels, "losses": losses} if self._has_last else {}
+        self._num_global_examples = batch.num_global_examples
+        self._schedule.step(*arguments, **targets)
+        self._loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * batch.num_global_examples \
+            if losses else torch.zeros((), device=self._config.device)
+        self._timeline.lap(FORWARD)
+
+    def _build_schedule(self) -> None:
+        """Build torch's stages, which learn the shapes of micro-batches in their first step and keep them."""
+        stages = [pipelining.PipelineStage(
+            module, stage, self._pipeline.num_stages, torch.device(self._config.device))
+            for stage, module in self._modules.items()]
+        kinds = {"gpipe": pipelining.ScheduleGPipe, "1f1b": pipelining.Schedule1F1B,
+                 "interleaved": pipelining.ScheduleInterleaved1F1B}
+        what: Any = stages if self._config.schedule == "interleaved" else stages[0]
+        kind: Any = kinds[self._config.schedule]
+        self._schedule = kind(what, self._pipeline.num_microbatches, loss_fn=self._loss, scale_grads=False)
+        self._parameter_views = [(parameter, self._replica.view_of_gradient(index))
+                                 for index, parameter in enumerate(self._replica.parameters)]
+
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(output, target, reduction="sum") / self._num_global_examples
+
+    def close(self) -> None:
+        """Leave torch's process group."""
+        dist.destroy_process_group()

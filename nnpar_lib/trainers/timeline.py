@@ -1,0 +1,71 @@
+"""What a rank spends its time on: every second of training is booked to one activity."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from time import perf_counter
+
+LOAD = "load"  # take a batch out of the data set and normalise it
+FORWARD = "forward"
+BACKWARD = "backward"
+UPDATE = "update"  # the optimizer's step
+COMMUNICATE = "communicate"  # a collective exchange
+SEND = "send"
+RECEIVE = "receive"
+WAIT = "wait"  # for ranks that are not there yet: at a barrier, or for the message of another stage
+OTHER = "other"
+ACTIVITIES = (LOAD, FORWARD, BACKWARD, UPDATE, COMMUNICATE, SEND, RECEIVE, WAIT, OTHER)
+Event = tuple[str, int, int, float, float]
+
+
+class Timeline:
+    """A clock that books the time since its last lap to the activity that just ended.
+
+    Laps follow each other without a gap, so the activities add up to the time between `start` and the last lap. Each
+    lap is also an event (activity, stage, micro-batch, start, end), in seconds since the first `start` after a reset;
+    those of the last `num_traced_steps` steps are kept. Stage and micro-batch are -1 where there is none.
+    """
+
+    def __init__(self, num_traced_steps: int = 0) -> None:
+        self._steps: deque[list[Event]] = deque(maxlen=num_traced_steps)
+        self._events: list[Event] = []
+        self._origin: float | None = None
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._last = perf_counter()
+
+    def start(self) -> None:
+        """Begin a stretch of training; what happened since the last lap (an evaluation, say) is not booked."""
+        self._last = perf_counter()
+        if self._origin is None:
+            self._origin = self._last
+
+    def begin_step(self) -> None:
+        """Begin a new list of events."""
+        self._events = []
+        self._steps.append(self._events)
+
+    def lap(self, activity: str, stage: int = -1, microbatch: int = -1) -> None:
+        """Book the time since `start` or the last lap to this activity."""
+        now = perf_counter()
+        self.seconds[activity] += now - self._last
+        self._events.append((activity, stage, microbatch, self._last, now))
+        self._last = now
+
+    def reset(self) -> None:
+        """Forget everything booked so far."""
+        self.seconds.clear()
+        self._steps.clear()
+        self._origin = None
+        self._last = perf_counter()
+
+    @property
+    def events(self) -> list[Event]:
+        """The events of the last steps."""
+        origin = self._origin or 0.0
+        return [(activity, stage, microbatch, start - origin, end - origin)
+                for events in self._steps for activity, stage, microbatch, start, end in events]
+
+    @property
+    def total_seconds(self) -> float:
+        """All the seconds booked."""
+        return sum(self.seconds.values())

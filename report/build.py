@@ -1,0 +1,149 @@
+"""Run the notebooks with papermill, render the report with Sphinx, and say where it lies."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from nnpar_lib import data_files
+from nnpar_lib.config import DATASETS, NATIVE_STRATEGIES, RunConfig
+from nnpar_lib.launch.notebook import PRESETS
+from nnpar_lib.provenance import num_cores, source_sha256
+from nnpar_lib.results import RunRecord, load
+
+REPORT = Path(__file__).resolve().parent
+ROOT = REPORT.parent
+DEFAULT_FOLDER = REPORT / "_build"
+# in the order in which they run, each with its parameter that takes the number of cores, if it has one
+NOTEBOOKS = {"00_check_your_machine": "num_ranks", "01_train_the_serial_baseline": "max_threads",
+             "02_train_with_data_parallelism": "num_ranks", "03_train_with_model_parallelism": "num_ranks",
+             "04_find_the_scaling_regimes": None, "05_compare_data_and_model_parallelism": "num_ranks",
+             "06_use_the_gpu_and_precision": "num_ranks", "07_compare_with_cpp": "num_ranks"}
+# notebooks in this folder: what they show comes from records
+CHAPTERS = ("index", "model_parallelism", "regimes", "precision", "cpp")
+
+
+def main() -> int:
+    """Build the report; a wrong parameter is one line on standard error and status 2."""
+    arguments = _parser().parse_args()
+    try:
+        RunConfig(dataset=arguments.dataset)
+        if not arguments.from_results:
+            data_files.ensure(arguments.dataset)
+    except ValueError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    measured = () if arguments.from_results else (arguments.only,) if arguments.only else tuple(NOTEBOOKS)
+    if arguments.resume:
+        os.environ["NNPAR_RESUME"] = "1"  # the notebooks' engines take over the runs that are recorded
+    build(arguments.folder.resolve(), arguments.dataset, arguments.preset, measured, resume=arguments.resume)
+    return 0
+
+
+def build(folder: Path, dataset: str, preset: str, measured: Sequence[str], *, resume: bool = False) -> None:
+    """Run the notebooks that are to be measured anew, and render; all but full results go into the folder.
+
+    To resume is to leave out the notebooks that an earlier build with the same parameters has finished, and to keep what
+    it has recorded.
+    """
+    home = REPORT if preset == "full" else folder  # those of the full preset are kept with the project
+    results, source = home / "results" / f"{dataset}-{preset}", folder / "source"
+    finished = folder / "finished" / f"{dataset}-{preset}"
+    if not resume:
+        shutil.rmtree(finished, ignore_errors=True)
+    shutil.rmtree(source, ignore_errors=True)
+    (source / "notebooks").mkdir(parents=True)
+    for name in NOTEBOOKS:
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", source / "notebooks")
+    for number, name in enumerate(measured, start=1):
+        title, kept = f"notebook {number} of {len(measured)}, {name}", finished / source_sha256() / f"{name}.ipynb"
+        if kept.exists():
+            print(f"[{title}] was finished before", flush=True)
+        else:
+            _set_aside(results, name, folder / "earlier", keep_resumable=resume)
+            _execute(ROOT / "notebooks" / f"{name}.ipynb", kept, title, parameters(name, dataset, preset, results))
+        shutil.copy(kept, source / "notebooks")
+    figures = ROOT / "figures" if preset == "full" else folder / "figures"
+    for name in CHAPTERS:
+        _execute(REPORT / f"{name}.ipynb", source / f"{name}.ipynb", f"the report, {name}",
+                 {"results_folder": os.path.relpath(results, REPORT), "figures_folder": os.path.relpath(figures, REPORT)})
+    _render(source, folder / "html")
+
+
+def parameters(name: str, dataset: str, preset: str, results: Path) -> dict[str, object]:
+    """Return the parameters of a notebook."""
+    found: dict[str, object] = {"dataset": dataset, "preset": preset,
+                                "results_folder": os.path.relpath(results, ROOT / "notebooks")}
+    if NOTEBOOKS[name]:
+        found[NOTEBOOKS[name]] = max(2, num_cores())
+    return found
+
+
+def _set_aside(results: Path, notebook: str, earlier: Path, *, keep_resumable: bool) -> None:
+    """Move a notebook's older records, so that a report shows one run of it and nothing is lost."""
+    target = earlier / f"{results.name}-{int(time.time())}"
+    for file in results.glob(f"{notebook[:2]}_*.jsonl"):
+        if keep_resumable and _is_resumable(file):
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.move(file, target)
+
+
+def _is_resumable(file: Path) -> bool:
+    """Return whether engines would take over all of these records: runs in Python, made by this code."""
+    return all(isinstance(record, RunRecord) and record.strategy not in NATIVE_STRATEGIES
+               and record.provenance["source_sha256"] == source_sha256() for record in load(file))
+
+
+def _execute(source: Path, target: Path, title: str, values: dict[str, object]) -> None:
+    print(f"[{title}] ...", flush=True)
+    start, unfinished = time.monotonic(), target.with_suffix(".unfinished.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    executed = papermill.execute_notebook(source, unfinished, parameters=values, cwd=source.parent, kernel_name="python3",
+                                          progress_bar=sys.stderr.isatty(), log_output=False)
+    if source.parent == REPORT:  # a page to read: what papermill put in front of it is of no interest there
+        _hide_parameters(executed, unfinished)
+    unfinished.replace(target)
+    print(f"[{title}] {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _hide_parameters(executed: nbformat.NotebookNode, target: Path) -> None:
+    for cell in executed.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("remove-cell")
+    nbformat.write(executed, target)
+
+
+def _render(source: Path, html: Path) -> None:
+    for name in ("conf.py", "style.css", "references.bib", "notebooks.md"):
+        shutil.copy(REPORT / name, source / name)
+    shutil.rmtree(html, ignore_errors=True)
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", str(source), str(html)]
+    subprocess.run(command, check=True, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+    print(f"the report: {os.path.relpath(html / 'index.html')}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", default="digits", help=f"one of {', '.join(DATASETS)}")
+    parser.add_argument("--preset", default="quick", choices=PRESETS)
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where to build (default: report/_build)")
+    parser.add_argument("--resume", action="store_true", help="go on with a build that was cut off: finished notebooks "
+                        "and recorded runs are not measured again")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--from-results", action="store_true", help="render the records at hand without measuring")
+    choice.add_argument("--only", choices=NOTEBOOKS, help="measure this notebook alone; the others' records stay")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

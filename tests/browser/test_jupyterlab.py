@@ -1,0 +1,103 @@
+"""Notebooks in JupyterLab, in a real browser: Run All, as people do."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+
+from tests.conftest import ROOT
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+RUN_SECONDS = 150
+
+
+@pytest.fixture(scope="module")
+def page():
+    """Return a page of a browser, which keeps the addresses it was made to ask in `page.asked`."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("there is no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = running.new_page(viewport={"width": 1280, "height": 1000})
+        page.asked = []
+        page.on("request", lambda request: page.asked.append(request.url))
+        yield page
+        running.close()
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """Serve a copy of the notebooks in JupyterLab; return its address and the folder."""
+    folder = tmp_path / "notebooks"
+    shutil.copytree(ROOT / "notebooks", folder)
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+               "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=",
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "HOME": str(tmp_path)}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_server(f"http://127.0.0.1:{port}/api")
+        yield f"http://127.0.0.1:{port}", folder
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for_server(address, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"no server answered at {address} within {seconds} s")
+
+
+def run_all(page, address, path):
+    """Open a notebook, run all of its cells as a person does, save it and return it."""
+    page.goto(f"{address}/lab/tree/{path.name}")
+    page.get_by_text("| Idle").wait_for(timeout=60_000)  # the indicator says idle before there is a kernel
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    deadline = time.monotonic() + RUN_SECONDS
+    while time.monotonic() < deadline:
+        page.wait_for_timeout(1000)
+        page.keyboard.press("Control+s")
+        notebook = nbformat.read(path, as_version=4)
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        if all(cell.execution_count for cell in cells) or errors(notebook):
+            return notebook
+    raise TimeoutError(f"{path.name} did not come to its end within {RUN_SECONDS} s")
+
+
+def errors(notebook):
+    return [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+
+
+@pytest.mark.timeout(RUN_SECONDS + 120)
+def test_run_all_shows_plots_and_leaves_no_error(page, lab):
+    address, folder = lab
+    notebook = run_all(page, address, folder / "00_check_your_machine.ipynb")
+    assert errors(notebook) == []
+    pictures = [output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in
+                output.get("data", {})]
+    assert pictures
+    assert page.locator(".jp-RenderedImage img").count() > 0
+    own = (address, address.replace("http", "ws"), "data:", "blob:")
+    assert [url for url in page.asked if not url.startswith(own)] == []

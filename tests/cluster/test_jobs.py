@@ -1,0 +1,189 @@
+"""The batch scripts, submitted with sbatch to a SLURM with Bridges-2's partitions, all its nodes on this machine."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+
+import nbformat
+import psutil
+import pytest
+
+from nnpar_lib import results
+from tests.conftest import ROOT
+
+TESTBED = ROOT / "cluster" / "testbed" / "testbed.sh"
+SCRIPTS = sorted(ROOT.glob("cluster/bridges2/*.sbatch"))
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+CELLS = ('# parameters\nnum_ranks = 2\nresults_folder = "."\nnum_runs = 2\nlr = 0.1\nsleep_seconds = 0', '''
+from nnpar_lib.config import RunConfig
+from nnpar_lib.launch.engines import engines
+
+config = RunConfig(strategy="gradient_averaging", allreduce="mpi", num_ranks=num_ranks, num_threads=1, num_epochs=2,
+                   lr=lr)
+with engines(num_ranks) as ranks:
+    print("nodes", ranks.call("os.getenv", "SLURMD_NODENAME"))
+    configs = [config.replace(seed=seed) for seed in range(num_runs)]
+    ranks.run_interleaved(configs, num_repeats=1, experiment="job", results_file=f"{results_folder}/job.jsonl")
+    ranks.call("time.sleep", sleep_seconds)
+''')
+
+
+def install_slurm():
+    if os.getuid() != 0:
+        pytest.skip("a SLURM on this machine needs root")
+    if not shutil.which("slurmctld") and shutil.which("apt-get"):
+        for command in (["update", "-qq"], ["install", "-y", "-qq", "slurm-wlm"]):
+            subprocess.run(["apt-get", *command], capture_output=True, check=False,
+                           env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    if not shutil.which("slurmctld"):
+        pytest.skip("slurm-wlm is missing and cannot be installed from here")
+
+
+@pytest.fixture(scope="module")
+def testbed(tmp_path_factory):
+    install_slurm()
+    folder = tmp_path_factory.mktemp("testbed")
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    subprocess.run([TESTBED, "start", folder], check=True, timeout=30)
+    yield folder
+    subprocess.run([TESTBED, "stop", folder], check=True, timeout=30)
+    del os.environ["SLURM_CONF"]
+
+
+def write_notebook(folder):
+    """Write a small notebook that papermill can run, and return its path."""
+    cells = [nbformat.v4.new_code_cell(source.strip()) for source in CELLS]
+    cells[0].metadata.tags = ["parameters"]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, folder / "small.ipynb")
+    return folder / "small.ipynb"
+
+
+class Job:
+    """A submitted job: two nodes, one rank each."""
+
+    def __init__(self, folder, *options, **parameters):
+        self.folder = folder / "results"
+        notebook, values = write_notebook(folder), folder / "small.yml"
+        values.write_text("".join(f"{name}: {value}\n" for name, value in parameters.items()) or "num_runs: 2\n")
+        command = ["sbatch", "--parsable", "--ntasks-per-node=1", *options, f"--output={folder}/log", SCRIPTS[-1],
+                   notebook, values]
+        assert SCRIPTS[-1].name == "rm.sbatch"
+        self.id = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True,
+                                 env={**os.environ, "RESULTS": str(self.folder)}).stdout.strip()
+        self.log = folder / "log"
+
+    def control(self, *words):
+        return subprocess.run(["scontrol", *words], capture_output=True, text=True, check=True).stdout
+
+    def show(self, name):
+        return re.search(rf"\b{name}=(\S+)", self.control("show", "job", self.id))[1]
+
+    def wait(self, seconds=120):
+        deadline = time.monotonic() + seconds
+        while self.show("JobState") not in OVER:
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.2)
+        return self.show("JobState")
+
+    def records(self):
+        return results.load(self.folder / "small" / "job.jsonl")
+
+    def wait_for_record(self, seconds=90):
+        deadline = time.monotonic() + seconds
+        while not self.records():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def notebook(self):
+        return (self.folder / "small" / f"small-{self.id}.ipynb").read_text()
+
+    def leftovers(self):
+        """Return this job's processes and its files in the project's folder, some seconds after its end."""
+        deadline = time.monotonic() + 15
+        while (found := [*processes_of(self.id), *ROOT.glob(f".nnpar-{self.id}-*")]) and time.monotonic() < deadline:
+            time.sleep(0.3)
+        return found
+
+
+def processes_of(job_id):
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("SLURM_JOB_ID") == job_id and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def overdue(testbed, tmp_path_factory):
+    """A job that will sleep until its time is over, submitted before the others: SLURM's shortest limit is a minute."""
+    return Job(tmp_path_factory.mktemp("overdue"), "--time=1", "--nodes=1", "--ntasks-per-node=2",
+               "--partition=GPU-shared", num_runs=1, sleep_seconds=1000)
+
+
+@pytest.mark.parametrize("options", [["rm"], ["rm", "-N2", "--ntasks-per-node=64"], ["rm-shared"], ["gpu"],
+                                     ["gpu", "--gpus=h100-80:8"], ["gpu", "--gpus=v100-32:16", "-n16"],
+                                     ["gpu-shared"], ["gpu-shared", "--gpus=h100-80:4", "-n4"]])
+def test_every_script_asks_for_what_the_site_has(testbed, options):
+    script, *more = options
+    process = subprocess.run(["sbatch", "--test-only", *more, f"cluster/bridges2/{script}.sbatch"], cwd=ROOT,
+                             capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+
+
+def test_a_wrong_type_of_gpu_would_be_noticed(testbed):
+    process = subprocess.run(["sbatch", "--test-only", "--gpus=a100:8", "cluster/bridges2/gpu.sbatch"], cwd=ROOT,
+                             capture_output=True, text=True, check=False)
+    assert process.returncode != 0
+
+
+def test_scripts_stay_short():
+    assert len(SCRIPTS) == 4
+    assert max(len(script.read_text().splitlines()) for script in SCRIPTS) <= 40
+
+
+def test_a_job_that_fails_says_so_and_why(overdue, tmp_path):
+    job = Job(tmp_path, lr=-1)
+    assert job.wait() == "FAILED"
+    assert job.show("ExitCode") == "1:0"
+    assert "lr=-1.0 is not a positive number" in job.notebook() or "lr=-1 is not a positive number" in job.notebook()
+    assert job.leftovers() == []
+
+
+def test_a_job_that_is_requeued_goes_on_where_it_was(overdue, tmp_path):
+    job = Job(tmp_path, num_runs=4)
+    job.wait_for_record()
+    before = job.records()
+    job.control("requeue", job.id)
+    while job.show("JobState") not in ("PENDING", *OVER):
+        time.sleep(0.1)
+    assert job.show("JobState") == "PENDING"
+    time.sleep(2)  # SLURM refuses to start a job again within the second in which it was stopped
+    job.control("update", f"jobid={job.id}", "starttime=now")
+    assert job.wait() == "COMPLETED", job.log.read_text()
+    assert job.show("Restarts") == "1"
+    assert [record.config["seed"] for record in job.records()] == [0, 1, 2, 3]  # none was measured twice
+    assert job.records()[:len(before)] == before
+    assert "'r001', 'r002'" in job.notebook()  # a rank on each node
+    assert job.leftovers() == []
+
+
+def test_a_job_that_is_cancelled_leaves_nothing_but_its_results(overdue, tmp_path):
+    job = Job(tmp_path, num_runs=1, sleep_seconds=1000)
+    job.wait_for_record()
+    subprocess.run(["scancel", job.id], check=True)
+    assert job.wait() == "CANCELLED"
+    assert job.leftovers() == []
+    assert len(job.records()) == 1
+
+
+def test_a_job_whose_time_is_over_leaves_nothing_but_its_results(overdue):
+    assert overdue.wait(180) == "TIMEOUT"
+    assert overdue.leftovers() == []
+    assert len(overdue.records()) == 1

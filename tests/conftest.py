@@ -1,0 +1,49 @@
+"""What several kinds of test need: commands under the real mpiexec, and whether real MNIST is at hand."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from nnpar_lib import data_files
+from nnpar_lib.launch.environment import mpi_environment, mpiexec_command
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_python(*arguments, timeout=120, **environment):
+    """Run this Python in the project's root; return the finished process with its output as text."""
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
+                          timeout=timeout, env={**os.environ, **environment}, check=False)
+
+
+def run_mpi(num_ranks, *arguments, timeout=180, **environment):
+    """Run this Python on several ranks in the project's root; return the finished process."""
+    command = [*mpiexec_command(), "-n", str(num_ranks), sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=timeout, check=False,
+                          env={**os.environ, **mpi_environment(), **environment})
+
+
+@cache
+def mpi_results(num_ranks, module):
+    """Return what a module of the tests prints after RESULT when it runs on several ranks; it runs once a session."""
+    process = run_mpi(num_ranks, "-m", module)
+    assert process.returncode == 0, process.stderr[-3000:]
+    line = next(line for line in process.stdout.splitlines() if line.startswith("RESULT "))
+    return json.loads(line.removeprefix("RESULT "))
+
+
+@pytest.fixture(scope="session")
+def real_mnist():
+    """Skip where the files of MNIST are not in the data folder."""
+    if not all(path.exists() for path in mnist_files()):
+        pytest.skip("MNIST is not in the data folder: set NNPAR_DATA to test on it")
+
+
+def mnist_files():
+    folder = data_files.data_folder() / data_files.SUBFOLDERS["mnist"]
+    return [folder / file.name for file in data_files.FILES["mnist"]]

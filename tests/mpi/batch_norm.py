@@ -1,0 +1,115 @@
+"""Run by mpiexec on 4 ranks: whose statistics normalise a batch, against plain torch in one process.
+
+The reference cuts each batch as the ranks and their micro-batches do. Rank 0 prints relative differences by case:
+of the weights, and of the logits that evaluation finds with the running statistics.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers import models, strategies
+from nnpar_lib.trainers.communicator import world
+from nnpar_lib.trainers.data import global_batch_indices, load, normalise, part
+from nnpar_lib.trainers.group import Communicator
+from nnpar_lib.trainers.measurement import abort_all_on_error
+from nnpar_lib.trainers.placement import place
+from nnpar_lib.trainers.timeline import Timeline
+
+NUM_RANKS, NUM_STEPS, NUM_MICROBATCHES = 4, 4, 3
+COMMON = {"model": "resnet18", "stem": "imagenet", "width": 4, "dtype": "float64", "global_batch_size": 67, "lr": 0.05,
+          "num_ranks": NUM_RANKS, "num_threads": 1, "num_steps": NUM_STEPS, "optimizer": "sgd",
+          "num_microbatches": NUM_MICROBATCHES}
+
+
+def cases() -> dict[str, tuple[RunConfig, int, int, bool]]:
+    """Return config, number of copies, micro-batches and whether copies share statistics, by name."""
+    pipelines = {"strategy": "hybrid", "pipeline_size": 2}
+    return {
+        "synchronised": (RunConfig(strategy="gradient_averaging", **COMMON), 4, 1, True),
+        "local": (RunConfig(strategy="gradient_averaging", batch_norm="local", **COMMON), 4, 1, False),
+        "local in ddp": (RunConfig(strategy="torch_ddp", batch_norm="local", **COMMON), 4, 1, False),
+        "weights averaged each step": (RunConfig(strategy="weight_averaging", average_every=1, **COMMON), 4, 1, False),
+        "pipeline": (RunConfig(strategy="pipeline", **COMMON), 1, NUM_MICROBATCHES, False),
+        "torch's pipeline": (RunConfig(strategy="torch_pipelining", **{**COMMON, "global_batch_size": 68,
+                                                                       "num_microbatches": 4}), 1, 4, False),
+        "synchronised pipelines": (RunConfig(**pipelines, **COMMON), 2, NUM_MICROBATCHES, True),
+        "local pipelines": (RunConfig(batch_norm="local", **pipelines, **COMMON), 2, NUM_MICROBATCHES, False),
+    }
+
+
+def chunks(indices: torch.Tensor, num_copies: int, num_microbatches: int, shared: bool) -> list[list[torch.Tensor]]:
+    """Return for each copy of the model the examples that pass it together, chunk by chunk."""
+    cut = []
+    for rank in range(num_copies):
+        own = indices[part(len(indices), num_copies, rank)]
+        cut.append([own[part(len(own), num_microbatches, i)] for i in range(num_microbatches)])
+    return [[torch.cat(together) for together in zip(*cut, strict=True)]] if shared else cut
+
+
+def reference(config: RunConfig, num_copies: int, num_microbatches: int, shared: bool) -> nn.Module:
+    """Train in one process, a model a copy with statistics of its own; return one with their mean statistics."""
+    copies = [models.build(config) for _ in range(1 if shared else num_copies)]
+    data = load(config.dataset)
+    for step in range(NUM_STEPS):
+        indices = global_batch_indices(len(data.train_labels), config.global_batch_size, config.seed, step)
+        parts = chunks(indices, num_copies, num_microbatches, shared)
+        for copy, own in zip(copies, parts, strict=True):
+            copy.zero_grad()
+            for chunk in own:
+                images = normalise(data.train_images[chunk], data, torch.float64)
+                (cross_entropy(copy(images), data.train_labels[chunk], reduction="sum") / len(indices)).backward()
+        with torch.no_grad():
+            for same in zip(*(copy.parameters() for copy in copies), strict=True):
+                gradient = torch.stack([parameter.grad for parameter in same]).sum(0)
+                for parameter in same:
+                    parameter.sub_(config.lr * gradient)
+    with torch.no_grad():
+        for same in zip(*(copy.buffers() for copy in copies), strict=True):
+            same[0].copy_(torch.stack(same).mean(0))
+    return copies[0]
+
+
+@torch.no_grad()
+def differences(config: RunConfig, ranks: Communicator, expected: nn.Module) -> dict[str, float]:
+    """Train in parallel and return how far weights and logits of the worst rank are from those expected."""
+    strategy = strategies.build(config, ranks, Timeline())
+    with torch.enable_grad():
+        for step in range(NUM_STEPS):
+            strategy.step(strategy.batches.batch(step), step)
+    strategy.synchronise()
+    weights = torch.cat([parameter.detach().reshape(-1) for parameter in strategy.whole_parameters()])
+    data = load(config.dataset)
+    images = normalise(data.test_images[:50], data, torch.float64)
+    with models.evaluating(expected):
+        wanted = expected(images)
+    logits = strategy.predict(images)
+    strategy.close()
+    found = {"weights": relative(weights, nn.utils.parameters_to_vector(expected.parameters())),
+             "logits": relative(logits, wanted[:len(logits)])}
+    if config.strategy == "torch_ddp":
+        del found["logits"]  # its running statistics are the first rank's
+    return {name: max(ranks.allgather_objects(value)) for name, value in found.items()}
+
+
+def relative(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm()) if len(other) else 0.0
+
+
+def main() -> None:
+    ranks, found = world(), {}
+    place(RunConfig(num_threads=1), ranks)
+    for name, (config, *how) in cases().items():
+        found[name] = differences(config, ranks, reference(config, *how))
+    if ranks.rank == 0:
+        print("\nRESULT " + json.dumps(found))
+
+
+if __name__ == "__main__":
+    with abort_all_on_error():
+        main()

@@ -1,0 +1,62 @@
+"""Run by mpiexec: train the same few steps serially and in parallel on these ranks, print how far apart they end.
+
+Rank 0 prints one JSON object: for each case what `difference_from_serial` finds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from nnpar_lib.config import OPTIMIZERS, RunConfig
+from nnpar_lib.trainers.communicator import world
+from nnpar_lib.trainers.measurement import abort_all_on_error
+from nnpar_lib.trainers.transparency import difference_from_serial
+
+SMALL = {"mlp": {"hidden": (32, 16)}, "cnn": {"channels": (3, 5), "hidden": (16,)}, "resnet18": {"width": 4}}
+RESNET = (("gradient_averaging", "shared", "small"), ("gradient_averaging", "mpi", "imagenet"),
+          ("gradient_averaging", "overlapped", "imagenet"), ("torch_ddp", "shared", "imagenet"))
+UNEVEN = 67  # leaves a last batch of 7: uneven parts on 2, 3 and 4 ranks
+NEARLY_EMPTY = 71  # leaves a last batch of 1: ranks without any example
+
+
+def cases(num_ranks: int) -> dict[str, RunConfig]:
+    """Return the parallel runs, by name, that must end where a serial run does."""
+    found = {}
+    for model, optimizer, dtype, allreduce in itertools.product(
+            ("mlp", "cnn"), OPTIMIZERS, ("float32", "float64"), ("shared", "mpi", "overlapped")):
+        found[f"gradient_averaging-{allreduce}-{model}-{optimizer}-{dtype}"] = _config(
+            num_ranks, "gradient_averaging", model, optimizer, dtype, allreduce=allreduce, bucket_kib=4)
+    for model, dtype in itertools.product(("mlp", "cnn"), ("float32", "float64")):
+        found[f"torch_ddp-{model}-{dtype}"] = _config(num_ranks, "torch_ddp", model, "momentum", dtype)
+        found[f"weight_averaging-each-step-{model}-{dtype}"] = _config(
+            num_ranks, "weight_averaging", model, "sgd", dtype, average_every=1)
+        found[f"nearly-empty-batch-{model}-{dtype}"] = _config(
+            num_ranks, "gradient_averaging", model, "momentum", dtype, global_batch_size=NEARLY_EMPTY)
+    for strategy, allreduce, stem in RESNET:
+        found[f"{strategy}-{allreduce}-resnet18-{stem}-float64"] = _config(
+            num_ranks, strategy, "resnet18", "momentum", "float64", allreduce=allreduce, stem=stem)
+    found["loader-mlp-float32"] = _config(num_ranks, "gradient_averaging", "mlp", "momentum", "float32",
+                                          data_loading="loader")
+    found["full-size-mlp-float32"] = RunConfig(strategy="gradient_averaging", num_ranks=num_ranks, num_threads=1,
+                                               lr=0.05, global_batch_size=UNEVEN)
+    return found
+
+
+def _config(num_ranks: int, strategy: str, model: str, optimizer: str, dtype: str, **more) -> RunConfig:
+    lr = 0.01 if optimizer in ("adam", "adagrad") else 0.1
+    parameters = {"global_batch_size": UNEVEN, "num_epochs": 2, "lr_schedule": "linear", **SMALL[model], **more}
+    return RunConfig(strategy=strategy, model=model, optimizer=optimizer, dtype=dtype, num_ranks=num_ranks, lr=lr,
+                     num_threads=1, **parameters)
+
+
+def main() -> None:
+    ranks = world()
+    found = {name: difference_from_serial(config.to_dict()) for name, config in cases(ranks.size).items()}
+    if ranks.rank == 0:
+        print("\nRESULT " + json.dumps(found))
+
+
+if __name__ == "__main__":
+    with abort_all_on_error():
+        main()

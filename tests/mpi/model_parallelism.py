@@ -1,0 +1,59 @@
+"""Run by mpiexec: model parallelism against serial training, a case a schedule, model and type; prints what differs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.schedules import SCHEDULES
+from nnpar_lib.trainers.communicator import world
+from nnpar_lib.trainers.measurement import abort_all_on_error
+from nnpar_lib.trainers.transparency import difference_from_serial
+
+# 9 blocks each: 2, 4 and 8 stages do not divide them
+SMALL = {"mlp": {"hidden": (32, 16, 24, 12, 20, 16, 12, 14)},
+         "cnn": {"channels": (5, 5, 4), "hidden": (16, 12, 14, 12, 13)}}
+COMMON = {"num_threads": 1, "num_epochs": 2, "lr": 0.05, "optimizer": "momentum", "global_batch_size": 67,
+          "num_microbatches": 5}  # 67 examples: uneven micro-batches; the last batch of 7 leaves some of one example
+RESNET = {"pipeline": {}, "pipeline-interleaved": {"schedule": "interleaved"}, "tensor": {},
+          "hybrid": {"pipeline_size": 1}}  # in one micro-batch: each normalises with statistics of its own
+CUTS = {1: "layers", 2: "2", 3: "1,7", 4: "3,4,8"}
+
+
+def cases(num_ranks: int) -> dict[str, RunConfig]:
+    """Return the parallel runs, by name, that must end where a serial run does."""
+    found = {}
+    for model, dtype in itertools.product(SMALL, ("float32", "float64")):
+        common = {**COMMON, **SMALL[model], "model": model, "dtype": dtype, "num_ranks": num_ranks}
+        for schedule in SCHEDULES:
+            found[f"pipeline-{schedule}-{model}-{dtype}"] = RunConfig(strategy="pipeline", schedule=schedule, **common)
+        found[f"cuts-{model}-{dtype}"] = RunConfig(strategy="pipeline", balance=CUTS[num_ranks], **common)
+        found[f"empty-microbatches-{model}-{dtype}"] = RunConfig(
+            strategy="pipeline", **{**common, "global_batch_size": 71})
+        found[f"tensor-{model}-{dtype}"] = RunConfig(strategy="tensor", **common)
+        for size in (size for size in (1, 2) if num_ranks % size == 0):
+            found[f"hybrid-{size}-{model}-{dtype}"] = RunConfig(strategy="hybrid", pipeline_size=size, **common)
+        even = {**common, "global_batch_size": 60, "num_microbatches": 4}
+        for schedule in ("gpipe", "1f1b", "interleaved"):
+            found[f"torch_pipelining-{schedule}-{model}-{dtype}"] = RunConfig(
+                strategy="torch_pipelining", schedule=schedule, **{**even, "num_steps": 100})
+    for strategy, more in RESNET.items():
+        found[f"{strategy}-resnet18-float64"] = RunConfig(
+            strategy=strategy.split("-")[0], num_ranks=num_ranks, model="resnet18", stem="imagenet", width=4,
+            dtype="float64", **{**COMMON, "num_microbatches": 1, **more})
+    found["measured-mlp-float64"] = RunConfig(strategy="pipeline", balance="measured", dtype="float64",
+                                              num_ranks=num_ranks, **COMMON, **SMALL["mlp"])
+    return found
+
+
+def main() -> None:
+    ranks = world()
+    found = {name: difference_from_serial(config.to_dict()) for name, config in cases(ranks.size).items()}
+    if ranks.rank == 0:
+        print("\nRESULT " + json.dumps(found))
+
+
+if __name__ == "__main__":
+    with abort_all_on_error():
+        main()

@@ -1,0 +1,125 @@
+"""Run by mpiexec on 4 ranks: runs that are broken off and resumed, and one that goes from strategy to strategy.
+
+Rank 0 prints one JSON object: `broken_off` has for each case what became of an undisturbed run and of one that was
+broken off and resumed; `changed`, for each optimizer, how far a run that changes its strategy and number of ranks again
+and again ends from a serial one.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+from nnpar_lib import checkpoint_file
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers import pulse
+from nnpar_lib.trainers.communicator import world
+from nnpar_lib.trainers.measurement import abort_all_on_error
+from nnpar_lib.trainers.training import train
+
+SMALL = {"hidden": (32, 16, 12), "num_threads": 1, "global_batch_size": 401, "num_steps": 40, "num_epochs": 2,
+         "num_warmup_steps": 1, "lr": 0.01, "lr_schedule": "linear", "evaluate_every": 0}
+CNN = {"model": "cnn", "channels": (3, 5), "hidden": (16,)}
+RESNET = {"model": "resnet18", "stem": "imagenet", "width": 4, "global_batch_size": 60, "hidden": None}
+BROKEN_OFF = {
+    "serial": {"optimizer": "adam"},
+    "tutorial": {"strategy": "tutorial", "global_batch_size": 65},
+    "shared": {"strategy": "gradient_averaging", "num_ranks": 3, "optimizer": "adam"},
+    "mpi": {"strategy": "gradient_averaging", "num_ranks": 4, "allreduce": "mpi", "optimizer": "adagrad"},
+    "overlapped": {"strategy": "gradient_averaging", "num_ranks": 2, "allreduce": "overlapped",
+                   "optimizer": "nesterov"},
+    "averages": {"strategy": "weight_averaging", "num_ranks": 3, "average_every": 8},
+    "averages-adam": {"strategy": "weight_averaging", "num_ranks": 4, "average_every": 8, "optimizer": "adam"},
+    "root": {"strategy": "root_worker", "num_ranks": 3},
+    "idle-root": {"strategy": "root_worker", "num_ranks": 3, "shard_data": False},
+    "pipeline": {"strategy": "pipeline", "num_ranks": 4, "optimizer": "adam"},
+    "interleaved": {"strategy": "pipeline", "num_ranks": 2, "schedule": "interleaved"},
+    "tensor": {"strategy": "tensor", "num_ranks": 3},
+    "tensor-cnn": {"strategy": "tensor", "num_ranks": 3, **CNN},
+    "hybrid-cnn": {"strategy": "hybrid", "num_ranks": 4, "pipeline_size": 2, **CNN},
+    "resnet": {"strategy": "gradient_averaging", "num_ranks": 2, **RESNET, "batch_norm": "local",
+               "memory_format": "channels_last"},
+    "resnet-tensor": {"strategy": "tensor", "num_ranks": 2, **RESNET},
+    "ddp": {"strategy": "torch_ddp", "num_ranks": 2, "optimizer": "adam"},
+    "torch-pipelining": {"strategy": "torch_pipelining", "num_ranks": 2, "global_batch_size": 400},
+}
+CHANGES = (  # a leg each, three steps long
+    {"strategy": "pipeline", "num_ranks": 4},
+    {"strategy": "gradient_averaging", "num_ranks": 2},
+    {"strategy": "tensor", "num_ranks": 3},
+    {"strategy": "hybrid", "num_ranks": 4, "pipeline_size": 2},
+    {"strategy": "torch_ddp", "num_ranks": 2},
+    {"strategy": "serial"},
+)
+
+
+class BrokenOff(Exception):
+    pass
+
+
+def break_off(fraction, text):
+    if 0.4 < fraction < 1:
+        raise BrokenOff
+
+
+def run(config, report=lambda fraction, text: None):
+    """Train on the first ranks; return the record, None on the others."""
+    group = world().first_ranks(config.num_ranks)
+    record = None if group is None else train(config, group, report=report)
+    world().idle_barrier()
+    return record
+
+
+def broken_off(path, parameters):
+    config = RunConfig(**{**SMALL, **parameters})
+    undisturbed = run(config)
+    config = config.replace(checkpoint=str(path), checkpoint_every=0.0)
+    try:
+        run(config, break_off)
+    except BrokenOff:
+        world().idle_barrier()
+    resumed = run(config)
+    if world().rank == 0:
+        losses = [[entry["train_loss"] for entry in record.history] for record in (undisturbed, resumed)]
+        return {"digests": [undisturbed.weights_sha256, resumed.weights_sha256], "resumed_at": resumed.resumed_at,
+                "num_examples": [undisturbed.num_examples, resumed.num_examples], "losses": losses}
+    return None
+
+
+def changed(folder, optimizer):
+    """Return the relative difference of the weights to those of a serial run."""
+    common = {**SMALL, "dtype": "float64", "optimizer": optimizer}
+    common["lr_schedule"] = "constant"
+    for leg, parameters in enumerate(CHANGES, start=1):
+        run(RunConfig(**{**common, **parameters, "num_steps": 3 * leg, "checkpoint": str(folder / "changed")}))
+    run(RunConfig(**{**common, "num_steps": 3 * len(CHANGES), "checkpoint": str(folder / "serial")}))
+    if world().rank > 0:
+        return None
+    one, other = (checkpoint_file.read_tensors(folder / name) for name in ("changed", "serial"))
+    assert sorted(one) == sorted(other)
+    return {kind: max(float((one[name] - other[name]).norm() / other[name].norm()) for name in one
+                      if name.startswith(kind)) for kind in {name.split(".")[0] for name in one}}
+
+
+def main():
+    pulse.SECONDS_BETWEEN = 0.0  # a checkpoint after every step
+    ranks = world()
+    with tempfile.TemporaryDirectory() as own:
+        folder = Path(ranks.broadcast_object(own))
+        found = {"broken_off": {name: broken_off(folder / name, parameters) for name, parameters in BROKEN_OFF.items()},
+                 "changed": {}}
+        for optimizer in ("momentum", "adam", "adagrad"):
+            (folder / optimizer).mkdir(exist_ok=True)
+            found["changed"][optimizer] = changed(folder / optimizer, optimizer)
+        ranks.idle_barrier()
+    if ranks.rank == 0:
+        print("\nRESULT " + json.dumps(found))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with abort_all_on_error():
+        main()

@@ -1,0 +1,21 @@
+"""All-reduces and averaging strategies, under the real mpiexec."""
+
+import pytest
+
+from tests.conftest import mpi_results
+
+RANK_COUNTS = (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("num_ranks", RANK_COUNTS)
+def test_every_all_reduce_is_exact_and_gives_all_ranks_the_same_bits(num_ranks):
+    found = mpi_results(num_ranks, "tests.mpi.exchanges")
+    assert len(found) == 72
+    assert [name for name, outcome in found.items() if not (outcome["exact"] and outcome["same_bits"])] == []
+
+
+@pytest.mark.parametrize("num_ranks", RANK_COUNTS)
+def test_averaging_weights_gives_what_simulated_ranks_give(num_ranks):
+    found = mpi_results(num_ranks, "tests.mpi.averaging")
+    assert found
+    assert {name: difference for name, difference in found.items() if not difference < 1e-12} == {}

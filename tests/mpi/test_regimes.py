@@ -1,0 +1,91 @@
+"""Regimes belong to the parallel system: any number of ranks takes the same steps to a goal."""
+
+import pytest
+import torch
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers.communicator import SingleCommunicator
+from nnpar_lib.trainers.data import Batch, BatchSource, normalise
+from nnpar_lib.trainers.holdout import load_split
+from nnpar_lib.trainers.noise import gradient_norms
+from nnpar_lib.trainers.placement import place
+from nnpar_lib.trainers.replica import Replica
+from nnpar_lib.trainers.timeline import Timeline
+from nnpar_lib.trainers.trial import check_steps
+from tests.conftest import mpi_results
+from tests.mpi import regimes
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+def test_ranks_reach_each_goal_in_the_steps_of_serial_training(num_ranks):
+    found = mpi_results(num_ranks, "tests.mpi.regimes")
+    assert found["parallel"] == found["pair"] == found["serial"]
+    assert None not in found["serial"]
+
+
+def test_local_sgd_counts_steps_without_averaging_more_often_than_it_says():
+    assert mpi_results(2, "tests.mpi.regimes")["local"] == steps_of_local_sgd(2)
+
+
+def steps_of_local_sgd(num_ranks):
+    """Return the steps to the goals of copies that are trained apart and averaged now and then, in this process."""
+    config, data = RunConfig.from_parameters(regimes.parallel(1)), load_split("digits")
+    copies = [Replica(config, Timeline()) for _ in range(num_ranks)]
+    sources = [BatchSource(data, config, size=num_ranks, rank=rank) for rank in range(num_ranks)]
+    images, found = normalise(data.test_images, data, torch.float64), []
+    checks = check_steps(regimes.AVERAGE_EVERY)
+    next_check = next(checks)
+    for step in range(1, regimes.LIMITS[0] + 1):
+        for replica, source in zip(copies, sources, strict=True):
+            batch = source.batch(step - 1)
+            replica.compute_gradient(Batch(batch.images, batch.labels, len(batch.labels)))
+            replica.update(step - 1)
+        if step % regimes.AVERAGE_EVERY == 0:
+            mean = torch.stack([replica.weights.detach() for replica in copies]).mean(dim=0)
+            for replica in copies:
+                replica.weights.detach().copy_(mean)
+        if step == next_check:
+            next_check = next(checks)
+            wrong = (copies[0].model(images).argmax(dim=1) != data.test_labels).double().mean()
+            found += [step for goal in regimes.GOALS[len(found):] if wrong <= goal]
+    return [*found, *[None] * (len(regimes.GOALS) - len(found))]
+
+
+def serial_norms(num_ranks, steps):
+    """Return squared norms of the parts' and of the whole batch's mean gradients, from serial training."""
+    config = RunConfig.from_parameters(regimes.parallel(1))
+    place(config, SingleCommunicator())
+    data, replica = load_split("digits"), Replica(config, Timeline())
+    source, found = BatchSource(data, config, size=1, rank=0), {}
+    for step in range(max(steps) + 1):
+        batch = source.batch(step)
+        size = len(batch.labels) // num_ranks
+        parts = [Batch(batch.images[i * size:(i + 1) * size], batch.labels[i * size:(i + 1) * size], size)
+                 for i in range(num_ranks)]
+        small = [square(replica, part) for part in parts] if step in steps else [0.0]
+        found[step] = sum(small) / len(small), square(replica, batch)
+        replica.update(step)
+    return found
+
+
+def square(replica, batch):
+    replica.compute_gradient(batch)
+    return float(torch.cat([parameter.reshape(-1) for parameter in replica.weights.grad.split(1000)]).square().sum())
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+def test_norms_before_and_after_the_sum_are_those_of_serial_gradients(num_ranks):
+    norms = mpi_results(num_ranks, "tests.mpi.regimes")["norms"]
+    assert [row["step"] for row in norms] == [0, 3, 7, 92]  # the short batch is left out
+    expected = serial_norms(num_ranks, regimes.NORM_STEPS)
+    for row in norms:
+        small, big = expected[row["step"]]
+        assert row["small_square_norm"] == pytest.approx(small, rel=1e-9)
+        assert row["big_square_norm"] == pytest.approx(big, rel=1e-9)
+        assert (row["small_batch_size"], row["big_batch_size"]) == (120 // num_ranks, 120)
+
+
+def test_parts_of_unequal_size_are_refused():
+    config = RunConfig(strategy="gradient_averaging", num_ranks=2, global_batch_size=9)
+    with pytest.raises(ValueError, match="do not divide a batch of 9"):
+        gradient_norms(config.to_dict(), [0])

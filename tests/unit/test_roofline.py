@@ -1,0 +1,52 @@
+"""Rooflines and speedups, from records whose answer is known."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from nnpar_lib.analysis import precision, roofline
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers import roofline as measurement
+
+mpl.use("Agg")
+
+BLOCKS = [{"block": 0, "layers": "Conv2d", "flops": 100.0, "bytes": 10.0, "num_parameters": 1, "seconds": 2.0},
+          {"block": 1, "layers": "Linear", "flops": 10.0, "bytes": 100.0, "num_parameters": 9, "seconds": 8.0}]
+RECORD = {"model": "cnn", "precision": "float32", "memory_format": "contiguous", "batch_size": 4, "blocks": BLOCKS,
+          "ceiling_flop_per_second": 100.0, "bytes_per_second": 25.0}
+
+
+def test_each_block_is_held_against_its_own_ceiling():
+    table = roofline.table(pd.DataFrame([RECORD]))
+    assert table["limit"].tolist() == ["computing", "memory"]
+    assert table["bound"].tolist() == [1.0, 4.0] and table["reached"].tolist() == [0.5, 0.5]
+    assert table["share"].tolist() == pytest.approx([0.2, 0.8])
+
+
+def test_the_figure_has_a_numbered_point_a_block_under_the_ceilings():
+    ax = roofline.draw(pd.DataFrame([RECORD]))
+    assert [text.get_text() for text in ax.texts] == ["0", "1"]
+    ceiling, points = ax.lines
+    assert max(ceiling.get_ydata()) == pytest.approx(100e-9)
+    assert points.get_xdata().tolist() == [10.0, 0.1]
+    plt.close("all")
+
+
+def test_a_measured_roofline_covers_every_block():
+    config = RunConfig(model="cnn", channels=(3,), hidden=(), global_batch_size=16, num_threads=1)
+    for precision_of_run in ("float32", "bf16"):
+        record = measurement._measure(config.replace(precision=precision_of_run), "roofline")
+        assert [block["num_parameters"] for block in record.blocks] == [30, 3 * 13 * 13 * 10 + 10]
+        assert all(block["seconds"] > 0 and block["flops"] > 0 for block in record.blocks)
+        assert record.ceiling_flop_per_second > 1e9 and record.bytes_per_second > 1e8
+
+
+def test_speedups_are_taken_repeat_by_repeat():
+    runs = pd.DataFrame([{"model": "cnn", "label": label, "repeat": repeat, "samples_per_second": rate * (repeat + 1)}
+                         for repeat in range(3) for label, rate in (("plain", 10.0), ("bf16", 25.0))])
+    table = precision.speedups(runs, "plain")
+    assert table["speedup"].tolist() == [1.0, 2.5] and table["num_repeats"].tolist() == [3, 3]
+    ax = precision.draw_speedups(table)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["cnn, plain", "cnn, bf16"]
+    plt.close("all")
