@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from nnpar_lib import data_files
-from nnpar_lib.launch.environment import mpi_environment, mpiexec_command
+from nnpar_lib.launch.environment import mpi_environment, mpiexec_command, private_files
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,9 +24,18 @@ def run_python(*arguments, timeout=120, **environment):
 
 def run_mpi(num_ranks, *arguments, timeout=180, **environment):
     """Run this Python on several ranks in the project's root; return the finished process."""
-    command = [*mpiexec_command(), "-n", str(num_ranks), sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=timeout, check=False,
-                          env={**os.environ, **mpi_environment(), **environment})
+    return mpiexec("-n", num_ranks, sys.executable, *arguments, timeout=timeout, **environment)
+
+
+def mpiexec(*arguments, timeout=60, **environment):
+    """Run mpiexec in the project's root; return the finished process.
+
+    Its files lie in a folder of its own: those that a killed mpiexec left stop a later one with the same process id.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        variables = {**os.environ, **mpi_environment(), **private_files(folder), **environment}
+        return subprocess.run([*mpiexec_command(), *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
+                              timeout=timeout, check=False, env=variables)
 
 
 @cache

@@ -1,6 +1,5 @@
 """The program in C++ by itself: mistakes are one line and a status on all ranks; its records are the library's."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -12,17 +11,17 @@ import pytest
 from nnpar_lib import results
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import native
-from nnpar_lib.launch.environment import mpi_environment, mpiexec_command
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT, mpiexec, run_python
 
 IMAGES = "train-images-idx3-ubyte"
 
 
 def call(program, *words, num_ranks=1):
     """Run the program as a person would; return the finished process."""
-    command = [*mpiexec_command(), "-n", str(num_ranks)] if num_ranks > 1 else []
-    return subprocess.run([*command, str(program), *map(str, words)], capture_output=True, text=True, timeout=60,
-                          env={**os.environ, **mpi_environment()}, check=False)
+    command = [str(program), *map(str, words)]
+    if num_ranks > 1:
+        return mpiexec("-n", num_ranks, *command)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture
@@ -75,9 +74,7 @@ def test_a_damaged_file_is_named_once_and_ends_all_ranks(build, data, how, num_r
 
 def test_what_is_wrong_on_one_rank_alone_ends_all_of_them(build, data):
     one = [str(build("release")), "--data", str(data)]
-    command = [*mpiexec_command(), "-n", "1", *one, ":", "-n", "1", *one[:-1], str(data / "elsewhere")]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False,
-                             env={**os.environ, **mpi_environment()})
+    process = mpiexec("-n", 1, *one, ":", "-n", 1, *one[:-1], data / "elsewhere")
     assert process.returncode != 0
     assert len(complaints(process)) == 1 and "elsewhere" in complaints(process)[0]
 
