@@ -61,7 +61,7 @@ def _compare(config: RunConfig, group: Communicator) -> dict[str, float]:
 
 def _differences(config: RunConfig, outcome: Outcome) -> dict[str, float]:
     """Train serially, and return how far a parallel run has ended from there."""
-    expected, initial = _train_serially(_serial_twin(config)), list(models.build(config).parameters())
+    expected, initial = _train_serially(serial_twin(config)), list(models.build(config).parameters())
     sizes, start = [parameter.numel() for parameter in initial], _flat(initial)
     update, expected_update = outcome.first_weights - start, expected.first_weights - start
     return {
@@ -74,8 +74,8 @@ def _differences(config: RunConfig, outcome: Outcome) -> dict[str, float]:
     }
 
 
-def _serial_twin(config: RunConfig) -> RunConfig:
-    """Return the serial run that a parallel one has to equal."""
+def serial_twin(config: RunConfig) -> RunConfig:
+    """Return the serial run that a parallel one has to equal, without a checkpoint."""
     defaults = RunConfig()
     return config.replace(strategy="serial", num_ranks=1, **{name: getattr(defaults, name) for name in PARALLEL_ONLY})
 

@@ -47,7 +47,7 @@ TRAINER_LAYERS = [
     {"strategies"},
     {"tuning"},
     {"checkpoint", "training", "trial", "noise", "batched_trials"},
-    {"measurement", "profiling", "transparency", "export", "roofline"},
+    {"measurement", "profiling", "transparency", "export", "roofline", "classify"},
 ]
 
 
