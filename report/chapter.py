@@ -26,11 +26,36 @@ class Chapter:
         """Return the records of one experiment, a row each; an empty frame where it was not measured."""
         return results.frame(results.load(self.results_folder / f"{name}.jsonl"))
 
-    def show(self, name: str, alt: str) -> None:
-        """Write the current figure and place it in the text as `name`-figure."""
+    def show(self, name: str, alt: str, source: pd.DataFrame | str) -> None:
+        """Write the current figure and place it in the text as `name`-figure, and how its records were made as `name`-made."""
         theme.save(plt.gcf(), self.figures_folder, name, alt)
         glue(f"{name}-figure", plt.gcf(), display=False)
+        put(f"{name}-made", source if isinstance(source, str) else made(source))
         plt.close()
+
+
+def made(frame: pd.DataFrame) -> str:
+    """Return how the records of a frame were made: ranks, threads, repeats or seeds, machine; what they do not say is left out."""
+    machine = frame["provenance"].iloc[0]
+    threads = next((name for name in ("threads_per_rank", "num_threads") if name in frame), None)
+    parts = [_count(frame["num_ranks"].dropna(), "rank") if "num_ranks" in frame else "",
+             _count(frame[threads].dropna(), "thread") + " a rank" if threads else "",
+             _repeats(frame), f"{machine['num_cores']} cores of an {machine['cpu']}"]
+    return "Made with " + ", ".join(filter(None, parts)) + "."
+
+
+def _count(values: pd.Series[float], word: str) -> str:
+    """Return e.g. "1 and 2 ranks"."""
+    found = [f"{value:.0f}" for value in sorted(set(values)) if value > 0]
+    return " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]])) + f" {word}" + "s" * (found != ["1"])
+
+
+def _repeats(frame: pd.DataFrame) -> str:
+    if "repeat" in frame and frame["repeat"].nunique() > 1:
+        return f"{frame['repeat'].nunique()} interleaved repeats"
+    if "seconds" in frame:
+        return f"{min(map(len, frame['seconds']))} repeats"
+    return _count(pd.Series([frame["seed"].nunique()]), "seed") if "seed" in frame else ""
 
 
 def put(name: str, value: object) -> None:
