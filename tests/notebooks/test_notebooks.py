@@ -11,8 +11,8 @@ from nnpar_lib.analysis import comparison, parallel_trials
 from nnpar_lib.launch import notebook
 from tests.conftest import ROOT, run_python
 
-NUM_RECORDS = {"00_allreduce": 18, "01_accuracy": 2, "01_threads": 18, "02_ladder": 27, "02_strong_scaling": 30,
-               "02_weak_scaling": 30, "02_threads_against_ranks": 27, "02_averaging": 8,
+NUM_RECORDS = {"00_allreduce": 18, "01_accuracy": 2, "01_threads": 12, "02_ladder": 18, "02_strong_scaling": 20,
+               "02_weak_scaling": 20, "02_threads_against_ranks": 18, "02_averaging": 8,
                "03_costs": 35, "03_schedules": 26, "03_microbatches": 20, "03_memory": 6, "03_balance": 18,
                "03_tensor": 8, "04_runs": 43, "05_costs": 37, "05_grid": 54, "05_accuracy": 10,
                "06_roofline": 2, "06_precision": 16, "06_portions": 16, "06_tuned": 8, "06_ranks": 6, "06_epoch": 4,
