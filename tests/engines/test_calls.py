@@ -92,5 +92,5 @@ def test_an_error_in_the_block_comes_through_and_nothing_is_left(spmd_functions_
     assert caught.value is raised
     assert processes_of(running.session) == []
     assert dict(os.environ) == before
-    with pytest.raises(EnginesLost, match="block is over"):
+    with pytest.raises(EnginesLost, match="work was over"):
         running.call("spmd_functions.who")
