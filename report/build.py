@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from nnpar_lib.results import RunRecord, load
 REPORT = Path(__file__).resolve().parent
 ROOT = REPORT.parent
 DEFAULT_FOLDER = REPORT / "_build"
-# in the order in which they run, each with its parameter that takes the number of cores, if it has one
+# in the order in which they run, each with its parameter that takes the number of cores, if it has one; those that want
+# a job of several nodes are left to the batch scripts of `cluster/`
 NOTEBOOKS = {"00_check_your_machine": "num_ranks", "01_train_the_serial_baseline": "max_threads",
              "02_train_with_data_parallelism": "num_ranks", "03_train_with_model_parallelism": "num_ranks",
              "04_find_the_scaling_regimes": None, "05_compare_data_and_model_parallelism": "num_ranks",
@@ -36,6 +38,9 @@ def main() -> int:
     """Build the report; a wrong parameter is one line on standard error and status 2."""
     arguments = _parser().parse_args()
     try:
+        if arguments.page:
+            render_page(arguments.page)
+            return 0
         RunConfig(dataset=arguments.dataset)
         if not arguments.from_results:
             data_files.ensure(arguments.dataset)
@@ -76,7 +81,20 @@ def build(folder: Path, dataset: str, preset: str, measured: Sequence[str], *, r
     for name in CHAPTERS:
         _execute(REPORT / f"{name}.ipynb", source / f"{name}.ipynb", f"the report, {name}",
                  {"results_folder": os.path.relpath(results, REPORT), "figures_folder": os.path.relpath(figures, REPORT)})
+    shutil.copy(REPORT / "notebooks.md", source)
     _render(source, folder / "html")
+
+
+def render_page(executed: Path) -> None:
+    """Render one executed notebook as it is, into a folder beside it that has its name.
+
+    Raises a ValueError where there is no such notebook.
+    """
+    if executed.suffix != ".ipynb" or not executed.is_file():
+        raise ValueError(f"there is no notebook {executed}; name one that papermill has executed")
+    with tempfile.TemporaryDirectory() as source:
+        shutil.copy(executed, Path(source, "index.ipynb"))
+        _render(Path(source), executed.with_suffix(""))
 
 
 def parameters(name: str, dataset: str, preset: str, results: Path) -> dict[str, object]:
@@ -124,7 +142,7 @@ def _hide_parameters(executed: nbformat.NotebookNode, target: Path) -> None:
 
 
 def _render(source: Path, html: Path) -> None:
-    for name in ("conf.py", "style.css", "references.bib", "notebooks.md"):
+    for name in ("conf.py", "style.css", "references.bib"):
         shutil.copy(REPORT / name, source / name)
     shutil.rmtree(html, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", str(source), str(html)]
@@ -142,6 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--from-results", action="store_true", help="render the records at hand without measuring")
     choice.add_argument("--only", choices=NOTEBOOKS, help="measure this notebook alone; the others' records stay")
+    choice.add_argument("--page", type=Path, metavar="NOTEBOOK", help="run nothing: render this executed notebook alone, into "
+                        "a folder beside it that has its name")
     return parser
 
 

@@ -94,13 +94,19 @@ def test_engines_take_over_runs_and_nothing_else(built):
 @pytest.mark.parametrize("name", ["00_check_your_machine", "01_train_the_serial_baseline",
                                   "02_train_with_data_parallelism", "03_train_with_model_parallelism",
                                   "05_compare_data_and_model_parallelism", "06_use_the_gpu_and_precision",
-                                  "07_compare_with_cpp"])
+                                  "07_compare_with_cpp", "08_scale_over_nodes"])
 def test_a_misspelt_parameter_is_refused_with_a_hint(name, tmp_path):
     command = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", str(tmp_path / "out.ipynb"),
                "-p", "datset", "mnist"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert process.returncode != 0
     assert "unknown parameter 'datset'; did you mean 'dataset'?" in process.stderr
+
+
+def test_what_is_no_notebook_is_refused_as_a_page(tmp_path):
+    process = run_python("report/build.py", "--page", tmp_path / "missing.ipynb")
+    assert process.returncode == 2
+    assert process.stderr.startswith("report: there is no notebook") and process.stderr.count("\n") == 1
 
 
 def test_the_parameters_of_the_notebook_are_accepted():
