@@ -11,15 +11,16 @@ stage_data() {  # copy the data sets, where there are any, to the scratch folder
     export NNPAR_DATA="$NODE_SCRATCH/nnpar-data"
 }
 
-run_notebook() {  # run_notebook NOTEBOOK PARAMETERS: execute it over all ranks of the job, records beside it
-    local folder
+run_notebook() {  # run_notebook NOTEBOOK PARAMETERS: execute it over all ranks of the job and render it, records beside it
+    local folder executed
     folder="$RESULTS/$(basename "$2" .yml)"
+    executed="$folder/$(basename "$1" .ipynb)-$SLURM_JOB_ID.ipynb"
     mkdir -p "$folder"
     stage_data
     rm -rf .nnpar-"$SLURM_JOB_ID"-*    # of this job before it was requeued
     papermill --log-output --no-progress-bar --cwd notebooks -k python3 -f "$2" \
-        -p num_ranks "$SLURM_NTASKS" -p results_folder "$(realpath "$folder")" "$1" \
-        "$folder/$(basename "$1" .ipynb)-$SLURM_JOB_ID.ipynb"
+        -p num_ranks "$SLURM_NTASKS" -p results_folder "$(realpath "$folder")" "$1" "$executed"
+    python report/build.py --page "$executed"
 }
 
 run_scaling() {  # run_scaling OPTIONS: the trainers without a notebook, on 1, 2, 4, ... ranks up to all of the job

@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,14 +25,16 @@ from nnpar_lib.results import RunRecord, load
 REPORT = Path(__file__).resolve().parent
 ROOT = REPORT.parent
 DEFAULT_FOLDER = REPORT / "_build"
-# in the order in which they run, each with its parameter that takes the number of cores, if it has one
+# in the order in which they run, each with its parameter that takes the number of cores, if it has one; those that want
+# a job of several nodes are left to the batch scripts of `cluster/`
 NOTEBOOKS = {"00_check_your_machine": "num_ranks", "01_train_the_serial_baseline": "max_threads",
              "02_train_with_data_parallelism": "num_ranks", "03_train_with_model_parallelism": "num_ranks",
              "04_find_the_scaling_regimes": None, "05_compare_data_and_model_parallelism": "num_ranks",
              "06_use_the_gpu_and_precision": "num_ranks", "07_compare_with_cpp": "num_ranks", "08_demo": "num_ranks"}
 # notebooks in this folder: what they show comes from records
 CHAPTERS = ("index", "data_parallelism", "model_parallelism", "regimes", "precision", "cpp", "claims")
-PAGES = ("conf.py", "style.css", "article.css", "references.bib", "limits.md", "notebooks.md")
+LOOKS = ("conf.py", "style.css", "article.css", "references.bib")
+PAGES = ("limits.md", "notebooks.md")
 PUBLISHED = REPORT / "published"  # the last full report, to be read without running anything
 
 
@@ -39,6 +42,9 @@ def main() -> int:
     """Build the report; a wrong parameter is one line on standard error and status 2."""
     arguments = _parser().parse_args()
     try:
+        if arguments.page:
+            render_page(arguments.page)
+            return 0
         RunConfig(dataset=arguments.dataset)
         if not arguments.from_results:
             data_files.ensure(arguments.dataset)
@@ -77,8 +83,7 @@ def build(folder: Path, dataset: str, preset: str, measured: Sequence[str], *, r
     source = _lay_out(folder / "source", executed)
     figures = ROOT / "figures" if is_kept else folder / "figures"
     _execute_chapters(source, {"results_folder": os.path.relpath(results, REPORT), "figures_folder": os.path.relpath(figures, REPORT)})
-    publish.render("html", source, folder / "html")
-    print(f"the report: {os.path.relpath(folder / 'html' / 'index.html')}")
+    _render(source, folder / "html")
     for file in publish.article(source, folder / "single", PUBLISHED if is_kept else folder):
         print(f"in one piece: {os.path.relpath(file)}")
 
@@ -90,7 +95,7 @@ def _lay_out(source: Path, executed: Path) -> Path:
     for name in NOTEBOOKS:
         own = executed / f"{name}.ipynb"
         shutil.copy(own if own.exists() else ROOT / "notebooks" / own.name, source / "notebooks")
-    for name in PAGES:
+    for name in (*LOOKS, *PAGES):
         shutil.copy(REPORT / name, source / name)
     return source
 
@@ -111,6 +116,20 @@ def _publish_notebook(kept: Path, folder: Path) -> None:
         part.metadata.pop("papermill", None)
     folder.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, folder / kept.name)
+
+
+def render_page(executed: Path) -> None:
+    """Render one executed notebook as it is, into a folder beside it that has its name.
+
+    Raises a ValueError where there is no such notebook.
+    """
+    if executed.suffix != ".ipynb" or not executed.is_file():
+        raise ValueError(f"there is no notebook {executed}; name one that papermill has executed")
+    with tempfile.TemporaryDirectory() as source:
+        shutil.copy(executed, Path(source, "index.ipynb"))
+        for name in LOOKS:
+            shutil.copy(REPORT / name, source)
+        _render(Path(source), executed.with_suffix(""))
 
 
 def parameters(name: str, dataset: str, preset: str, results: Path) -> dict[str, object]:
@@ -157,6 +176,11 @@ def _hide_parameters(executed: nbformat.NotebookNode, target: Path) -> None:
     nbformat.write(executed, target)
 
 
+def _render(source: Path, html: Path) -> None:
+    publish.render("html", source, html)
+    print(f"the report: {os.path.relpath(html / 'index.html')}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", default="digits", help=f"one of {', '.join(DATASETS)}")
@@ -168,6 +192,8 @@ def _parser() -> argparse.ArgumentParser:
     choice.add_argument("--from-results", action="store_true", help="render the records at hand without measuring")
     parser.add_argument("--scratch", action="store_true", help="leave the project's figures and published report as they are")
     choice.add_argument("--only", choices=NOTEBOOKS, help="measure this notebook alone; the others' records stay")
+    choice.add_argument("--page", type=Path, metavar="NOTEBOOK", help="run nothing: render this executed notebook alone, into "
+                        "a folder beside it that has its name")
     return parser
 
 

@@ -8,6 +8,15 @@ action="${1:?start or stop}" state="$(realpath -m "${2:?a folder}")"
 nodes=(r001 r002 v002 v003 w001 d001)
 export SLURM_CONF="$state/slurm.conf"
 
+cores_of() {  # the two RM nodes have half of this machine's cores each: ranks on two nodes then share no core
+    python3 - "$1" << 'END'
+import os, sys
+cores = sorted(os.sched_getaffinity(0))
+half = (len(cores) + 1) // 2
+print(*{"r001": cores[:half], "r002": cores[-half:]}.get(sys.argv[1], cores), sep=",")
+END
+}
+
 start() {
     mkdir -p "$state/state"
     for node in "${nodes[@]}"; do mkdir -p "$state/spool.$node"; done
@@ -15,7 +24,7 @@ start() {
         > "$SLURM_CONF"
     cp "$here/gres.conf" "$state/gres.conf"
     slurmctld -c -i
-    for node in "${nodes[@]}"; do slurmd -N "$node"; done
+    for node in "${nodes[@]}"; do taskset --cpu-list "$(cores_of "$node")" slurmd -N "$node"; done
     for _ in $(seq 100); do
         if [ "$(sinfo -h -t idle -N -o %N | sort -u | wc -l)" = "${#nodes[@]}" ]; then return; fi
         sleep 0.1

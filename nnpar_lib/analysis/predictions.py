@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from nnpar_lib.analysis import cost_model
 from nnpar_lib.analysis.cost_model import Architecture, Block, Machine, Model, architecture
 from nnpar_lib.analysis.scaling import AlphaBeta
 from nnpar_lib.config import RunConfig
+from nnpar_lib.data_files import NUM_CLASSES
 from nnpar_lib.results import Record, RunRecord
 
 NUM_COPIES = 3  # weights, gradient, momentum
@@ -43,6 +44,9 @@ V100 = AssumedMachine(
     name="V100 GPUs on NVLink", flops_per_second=0.5 * 15.7e12, fixed_seconds=20e-6,
     message=AlphaBeta(10e-6, 1 / 150e9),
     source="15.7 TFLOP/s and 2 x 150 GB/s a GPU: Pittsburgh Supercomputing Center (2021); the rest is assumed")
+T4 = AssumedMachine(  # one alone: it exchanges nothing
+    name="T4 GPU", flops_per_second=0.5 * 8.1e12, fixed_seconds=20e-6, message=cost_model.NOTHING,
+    source="8.1 TFLOP/s in single precision: NVIDIA's data sheet of the T4; the rest is assumed as for the V100")
 
 
 def compare(records: Iterable[Record], models: Mapping[Architecture, Model], machine: Machine) -> pd.DataFrame:
@@ -144,6 +148,25 @@ def deep_model(num_layers: int, width: int, machine: AssumedMachine) -> Model:
                     output_bytes_per_example=4 * width, layer_bytes_per_example=4 * width,
                     split=cost_model.BY_INPUT if layer % 2 else cost_model.BY_OUTPUT) for layer in range(num_layers)]
     return Model(blocks=blocks)
+
+
+def moved(config: RunConfig, model: Model, machine: AssumedMachine) -> Model:
+    """Return what a profiled mlp or cnn would cost on an assumed machine; any other model is a ValueError.
+
+    A pass takes the machine's fixed seconds and its operations at the machine's rate: 2 an example for each weight at
+    each position of the layer's output, twice as many backward. Loading and the update count as a pass without any.
+    """
+    if config.model not in ("mlp", "cnn"):
+        raise ValueError(f"the operations of model {config.model!r} are not known here; take mlp or cnn")
+    widths = (*(config.channels if config.model == "cnn" else ()), *config.hidden_widths, NUM_CLASSES)
+    blocks = []
+    for block, width in zip(model.blocks, widths, strict=True):
+        num_positions = block.layer_bytes_per_example / 4 / width
+        forward = 2 * block.parameter_bytes / 4 * num_positions / machine.flops_per_second
+        blocks.append(replace(block, forward=AlphaBeta(machine.fixed_seconds, forward),
+                              backward=AlphaBeta(machine.fixed_seconds, 2 * forward)))
+    fixed = AlphaBeta(machine.fixed_seconds, 0)
+    return Model(blocks=blocks, load=fixed, update=fixed)
 
 
 def predict(machine: AssumedMachine, *, num_ranks: int, global_batch_size: int, num_layers: int, width: int = 1024

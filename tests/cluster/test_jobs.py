@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections import Counter
 
 import nbformat
 import psutil
@@ -15,6 +16,7 @@ from tests.conftest import ROOT
 
 TESTBED = ROOT / "cluster" / "testbed" / "testbed.sh"
 SCRIPTS = sorted(ROOT.glob("cluster/bridges2/*.sbatch"))
+RM = ROOT / "cluster" / "bridges2" / "rm.sbatch"
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 CELLS = ('# parameters\nnum_ranks = 2\nresults_folder = "."\nnum_runs = 2\nlr = 0.1\nsleep_seconds = 0', '''
 from nnpar_lib.config import RunConfig
@@ -63,18 +65,16 @@ def write_notebook(folder):
 
 
 class Job:
-    """A submitted job: two nodes, one rank each."""
+    """A submitted rm.sbatch: two nodes, one rank each."""
 
-    def __init__(self, folder, *options, **parameters):
-        self.folder = folder / "results"
-        notebook, values = write_notebook(folder), folder / "small.yml"
-        values.write_text("".join(f"{name}: {value}\n" for name, value in parameters.items()) or "num_runs: 2\n")
-        command = ["sbatch", "--parsable", "--ntasks-per-node=1", *options, f"--output={folder}/log", SCRIPTS[-1],
-                   notebook, values]
-        assert SCRIPTS[-1].name == "rm.sbatch"
+    def __init__(self, folder, notebook, parameters, *options):
+        command = ["sbatch", "--parsable", "--ntasks-per-node=1", *options, f"--output={folder}/log", RM, notebook,
+                   parameters]
         self.id = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True,
-                                 env={**os.environ, "RESULTS": str(self.folder)}).stdout.strip()
+                                 env={**os.environ, "RESULTS": str(folder / "results")}).stdout.strip()
         self.log = folder / "log"
+        self.folder = folder / "results" / parameters.stem
+        self.executed = self.folder / f"{notebook.stem}-{self.id}.ipynb"
 
     def control(self, *words):
         return subprocess.run(["scontrol", *words], capture_output=True, text=True, check=True).stdout
@@ -90,7 +90,7 @@ class Job:
         return self.show("JobState")
 
     def records(self):
-        return results.load(self.folder / "small" / "job.jsonl")
+        return results.load(self.folder / "job.jsonl")
 
     def wait_for_record(self, seconds=90):
         deadline = time.monotonic() + seconds
@@ -99,7 +99,7 @@ class Job:
             time.sleep(0.1)
 
     def notebook(self):
-        return (self.folder / "small" / f"small-{self.id}.ipynb").read_text()
+        return self.executed.read_text()
 
     def leftovers(self):
         """Return this job's processes and its files in the project's folder, some seconds after its end."""
@@ -107,6 +107,13 @@ class Job:
         while (found := [*processes_of(self.id), *ROOT.glob(f".nnpar-{self.id}-*")]) and time.monotonic() < deadline:
             time.sleep(0.3)
         return found
+
+
+def small_job(folder, *options, **parameters):
+    """Submit the small notebook with these parameters."""
+    file = folder / "small.yml"
+    file.write_text("".join(f"{name}: {value}\n" for name, value in parameters.items()) or "num_runs: 2\n")
+    return Job(folder, write_notebook(folder), file, *options)
 
 
 def processes_of(job_id):
@@ -123,8 +130,8 @@ def processes_of(job_id):
 @pytest.fixture(scope="module")
 def overdue(testbed, tmp_path_factory):
     """A job that will sleep until its time is over, submitted before the others: SLURM's shortest limit is a minute."""
-    return Job(tmp_path_factory.mktemp("overdue"), "--time=1", "--nodes=1", "--ntasks-per-node=2",
-               "--partition=GPU-shared", num_runs=1, sleep_seconds=1000)
+    return small_job(tmp_path_factory.mktemp("overdue"), "--time=1", "--nodes=1", "--ntasks-per-node=2",
+                     "--partition=GPU-shared", num_runs=1, sleep_seconds=1000)
 
 
 @pytest.mark.parametrize("options", [["rm"], ["rm", "-N2", "--ntasks-per-node=64"], ["rm-shared"], ["gpu"],
@@ -148,8 +155,24 @@ def test_scripts_stay_short():
     assert max(len(script.read_text().splitlines()) for script in SCRIPTS) <= 40
 
 
+def test_weak_scaling_over_two_nodes_ends_in_a_page(overdue, tmp_path):
+    job = Job(tmp_path, ROOT / "notebooks" / "09_scale_over_nodes.ipynb", ROOT / "cluster" / "params" / "quick.yml")
+    assert job.wait() == "COMPLETED", job.log.read_text()
+    records = results.load(job.folder / "09_scale_over_nodes.jsonl")
+    assert Counter((record.model, record.num_ranks) for record in records) == {
+        ("mlp", 1): 3, ("mlp", 2): 9, ("cnn", 1): 3, ("cnn", 2): 9}
+    assert not any(record.oversubscribed or record.diverged for record in records)
+    page = (job.executed.with_suffix("") / "index.html").read_text()
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert all(f"{model}: " in text for model in ("mlp", "cnn"))
+    assert text.count("on 2 ranks over 2 nodes") == 2 and "r001" in text and "r002" in text
+    assert page.count("<img") >= 4
+    assert re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?|png|svg))"', page) == []
+    assert job.leftovers() == []
+
+
 def test_a_job_that_fails_says_so_and_why(overdue, tmp_path):
-    job = Job(tmp_path, lr=-1)
+    job = small_job(tmp_path, lr=-1)
     assert job.wait() == "FAILED"
     assert job.show("ExitCode") == "1:0"
     assert "lr=-1.0 is not a positive number" in job.notebook() or "lr=-1 is not a positive number" in job.notebook()
@@ -157,7 +180,7 @@ def test_a_job_that_fails_says_so_and_why(overdue, tmp_path):
 
 
 def test_a_job_that_is_requeued_goes_on_where_it_was(overdue, tmp_path):
-    job = Job(tmp_path, num_runs=4)
+    job = small_job(tmp_path, num_runs=4)
     job.wait_for_record()
     before = job.records()
     job.control("requeue", job.id)
@@ -175,7 +198,7 @@ def test_a_job_that_is_requeued_goes_on_where_it_was(overdue, tmp_path):
 
 
 def test_a_job_that_is_cancelled_leaves_nothing_but_its_results(overdue, tmp_path):
-    job = Job(tmp_path, num_runs=1, sleep_seconds=1000)
+    job = small_job(tmp_path, num_runs=1, sleep_seconds=1000)
     job.wait_for_record()
     subprocess.run(["scancel", job.id], check=True)
     assert job.wait() == "CANCELLED"

@@ -139,6 +139,12 @@ def test_every_notebook_checks_its_parameters_before_it_starts_anything(path):
     assert check and all(line.startswith(("import ", "from ")) for line in before.split("\n") if line)
 
 
+def test_what_is_no_notebook_is_refused_as_a_page(tmp_path):
+    process = run_python("report/build.py", "--page", tmp_path / "missing.ipynb")
+    assert process.returncode == 2
+    assert process.stderr.startswith("report: there is no notebook") and process.stderr.count("\n") == 1
+
+
 def test_the_parameters_of_the_notebook_are_accepted():
     notebook.check_parameters(["", "# parameters\nseed = 1\nname: str = 'a'", "# Parameters\nseed = 2", "other = 3"])
 

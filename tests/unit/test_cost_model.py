@@ -12,7 +12,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.records import MessageRecord, ProfileRecord
 from nnpar_lib.results import AllreduceRecord
 from nnpar_lib.schedules import ideal_bubble_fraction
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_python
 
 MESSAGE = AlphaBeta(1e-3, 1e-6)
 MACHINE = Machine(message=MESSAGE, allreduces={"mpi": MESSAGE})
@@ -161,3 +161,37 @@ def test_larger_machines_are_predicted_with_all_that_can_run_on_them():
     assert memory["pipeline"] < memory["hybrid"] < memory["gradient_averaging"]
     few = predictions.predict(predictions.V100, num_ranks=8, global_batch_size=4, num_layers=4)
     assert few["strategy"].tolist() == ["tensor", "hybrid"]
+
+
+def test_a_model_on_a_gpu_costs_its_operations_and_a_fixed_time_a_pass():
+    config = RunConfig(model="cnn", channels=(2,), hidden=(3,), dataset="mnist")
+    blocks = [block(parameter_bytes=4 * 20, layer_bytes_per_example=4 * 2 * 50),  # 20 weights at 50 positions
+              block(parameter_bytes=4 * 30, layer_bytes_per_example=4 * 3),
+              block(parameter_bytes=4 * 40, layer_bytes_per_example=4 * 10)]
+    gpu = replace(predictions.T4, flops_per_second=1e6, fixed_seconds=1.0)
+    found = predictions.moved(config, Model(blocks=blocks), gpu)
+    assert found.passes(100) == pytest.approx(6 * 1.0 + 100 * 3 * 2 * (20 * 50 + 30 + 40) / 1e6)
+    assert cost_model.step_seconds(config, found, FREE) == pytest.approx(found.passes(128) + 2.0)
+    with pytest.raises(ValueError, match="'resnet18' are not known here"):
+        predictions.moved(RunConfig(model="resnet18"), Model(blocks=blocks), gpu)
+
+
+def test_the_guide_to_other_machines_holds_what_the_cost_model_says():
+    process = run_python("cluster/predict.py")
+    assert process.returncode == 0, process.stderr
+    guide = (ROOT / "cluster" / "README.md").read_text()
+    assert process.stdout.strip() in guide, "put what `python cluster/predict.py` prints into cluster/README.md"
+
+
+@pytest.mark.parametrize(("price", "complaint"), [("8 cores=cheap", "is no MACHINE=PRICE"),
+                                                  ("9 cores=1", "there is no machine '9 cores'")])
+def test_a_wrong_price_is_refused_in_one_line(price, complaint):
+    process = run_python("cluster/predict.py", "--price-per-hour", price)
+    assert process.returncode == 2 and complaint in process.stderr and process.stderr.count("\n") == 1
+
+
+def test_a_price_an_hour_becomes_a_cost():
+    process = run_python("cluster/predict.py", "--price-per-hour", "8 cores=3600")
+    row = next(line for line in process.stdout.splitlines() if line.startswith("| 8 cores"))
+    seconds, cost = (float(row.split("|")[column]) for column in (4, 6))
+    assert cost == pytest.approx(100 * seconds, rel=0.05)  # an epoch of the cnn, a hundred times, at 1 a second
