@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := report
-.PHONY: help report report-from-results test check bench cpp lab clean
+.PHONY: help report report-from-results test check bench gpu-report cpp lab clean
 
 PYTHON ?= python3
 DATASET ?= digits
@@ -32,6 +32,9 @@ check: $(READY)  ## run the quick checks alone: ruff, mypy, stripped notebooks
 
 bench: $(READY)  ## measure what the project claims about speed and print it as one table
 	@$(BIN)/python -m nnpar_lib bench --dataset $(DATASET)
+
+gpu-report: $(READY)  ## measure what a GPU gives, in at most 8 minutes, and keep the records for the report
+	@$(BIN)/python -m nnpar_lib gpu --dataset $(DATASET)
 
 cpp: $(READY)  ## build the program in C++ (into build/cpp)
 	@$(BIN)/python -m nnpar_lib.launch.native

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import Markdown, display
 from myst_nb import glue
 
 from nnpar_lib import results
-from nnpar_lib.analysis import theme
+from nnpar_lib.analysis import gpu, theme
 
 DATASETS = {"digits": "scikit-learn's digits (12,000 training images, moved copies included)", "mnist": "MNIST",
             "fashion_mnist": "Fashion-MNIST"}
@@ -79,3 +80,16 @@ def tabulate(name: str, table: pd.DataFrame, columns: dict[str, str], digits: in
     """Place columns of a table in the text, under the names that a reader knows."""
     shown = table[list(columns)].rename(columns=columns).style.hide(axis="index").format(precision=digits, thousands=",")
     glue(name, shown.set_table_attributes('class="dataframe"'), display=False)
+
+
+def show_gpu(frame: pd.DataFrame) -> None:
+    """Show what was measured on a GPU, or that nothing was."""
+    if frame.empty:
+        display(Markdown("Not measured: no GPU was at hand. `make gpu-report` measures, in some minutes, one against all "
+                         "cores of its machine, recorded steps against eager ones, ranks and stages that share it, and "
+                         "trials that are trained together; its records appear here."))
+        return
+    display(Markdown(f"Measured on {gpu.machine(frame)}, by `make gpu-report`."))
+    for caption, table in gpu.tables(frame).items():
+        display(Markdown(caption))
+        display(table.style.hide(axis="index").format(precision=3, thousands=",").set_table_attributes('class="dataframe"'))
