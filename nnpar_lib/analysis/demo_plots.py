@@ -56,11 +56,12 @@ def side_by_side(images: np.ndarray[Any, Any], labels: Sequence[int], probabilit
                  ) -> Figure:
     """Draw images [N, 28, 28] in a row, and below each what every network takes it for.
 
-    `probabilities` has an array [N, 10] a network. A cell shows the likeliest digit, in brackets where it is wrong; the
+    `probabilities` has an array [N or more, 10] a network. A cell shows the likeliest digit, in brackets where it is wrong; the
     darker it is, the surer the network.
     """
-    most = pd.DataFrame({name: found.max(axis=1) for name, found in probabilities.items()}).T
-    taken = pd.DataFrame({name: found.argmax(axis=1) for name, found in probabilities.items()}).T
+    shown = {name: found[:len(images)] for name, found in probabilities.items()}
+    most = pd.DataFrame({name: found.max(axis=1) for name, found in shown.items()}).T
+    taken = pd.DataFrame({name: found.argmax(axis=1) for name, found in shown.items()}).T
     words = pd.DataFrame({i: [str(one) if one == label else f"({one})" for one in taken[i]]
                           for i, label in enumerate(labels)}, index=taken.index)
     figure, axes = plt.subplots(2, 1, figsize=(1.5 * FIGURE_SIZE[0], 1.4 + 0.32 * len(most)), layout="constrained",
