@@ -56,8 +56,8 @@ def side_by_side(images: np.ndarray[Any, Any], labels: Sequence[int], probabilit
                  ) -> Figure:
     """Draw images [N, 28, 28] in a row, and below each what every network takes it for.
 
-    `probabilities` has an array [N or more, 10] a network. A cell shows the likeliest digit, in brackets where it is wrong; the
-    darker it is, the surer the network.
+    `probabilities` has an array [N or more, 10] a network. A cell shows the likeliest digit, in brackets where it is
+    wrong; the darker it is, the surer the network.
     """
     shown = {name: found[:len(images)] for name, found in probabilities.items()}
     most = pd.DataFrame({name: found.max(axis=1) for name, found in shown.items()}).T
