@@ -144,8 +144,8 @@ def parameters(name: str, dataset: str, preset: str, results: Path) -> dict[str,
 def _set_aside(results: Path, notebook: str, earlier: Path, *, keep_resumable: bool) -> None:
     """Move a notebook's older records, so that a report shows one run of it and nothing is lost."""
     target = earlier / f"{results.name}-{int(time.time())}"
-    for file in results.glob(f"{notebook[:2]}_*.jsonl"):
-        if keep_resumable and _is_resumable(file):
+    for file in results.glob(f"{notebook[:2]}_*"):
+        if keep_resumable and (file.suffix != ".jsonl" or _is_resumable(file)):
             continue
         target.mkdir(parents=True, exist_ok=True)
         shutil.move(file, target)

@@ -54,8 +54,7 @@ def _train(config: RunConfig, communicator: Communicator, report: Report) -> Run
         memory = communicator.allgather_objects(_warm_up(strategy, config.num_warmup_steps))
         run = _Run(config, communicator, strategy, timeline, report)
         run.train()
-        return dataclasses.replace(_record(run, placement, origin), memory=memory, tuning=tuning,
-                                   gpu=communicator.broadcast_object(placement.gpu))
+        return dataclasses.replace(_record(run, placement, origin), memory=memory, tuning=tuning)
     finally:
         strategy.close()
 
@@ -236,10 +235,9 @@ def _record(run: _Run, placement: Placement, origin: dict[str, Any]) -> RunRecor
         activity_seconds=means,
         final_train_loss=None if run.diverged else last["train_loss"],
         final_test_accuracy=last["test_accuracy"], diverged=run.diverged, divergence=_divergence(run),
-        resumed_at=run.resumed_at,
-        weights_sha256=digest,
-        num_parameters=num_parameters,
-        oversubscribed=placement.oversubscribed, bound=placement.bound, config=config.to_dict(),
+        resumed_at=run.resumed_at, weights_sha256=digest, num_parameters=num_parameters,
+        oversubscribed=placement.oversubscribed, bound=placement.bound,
+        gpu=communicator.broadcast_object(placement.gpu), config=config.to_dict(),
         provenance=communicator.broadcast_object(origin),
         history=[_finite(entry) for entry in run.history], events=communicator.allgather_objects(run.timeline.events),
     )
