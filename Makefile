@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := report
-.PHONY: help report test check bench cpp lab clean
+.PHONY: help report report-from-results test check bench gpu-report cpp lab clean
 
 PYTHON ?= python3
 DATASET ?= digits
@@ -16,10 +16,13 @@ READY := $(VENV)/.ready
 DOTS := while read -r word _; do case $$word in Collecting) printf .;; Installing) printf ' installing';; esac; done; echo
 
 help:  ## show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 report: $(READY)  ## run the notebooks and render the report (DATASET=digits|mnist|fashion_mnist, PRESET=quick|full, RESUME=1 goes on)
 	@$(BIN)/python report/build.py --dataset $(DATASET) --preset $(PRESET) $(if $(filter 1,$(RESUME)),--resume)
+
+report-from-results: $(READY)  ## render the committed records of MNIST again, without measuring
+	@$(BIN)/python report/build.py --dataset mnist --preset full --from-results
 
 test: $(READY)  ## run every check and the whole test suite
 	@tests/run
@@ -29,6 +32,9 @@ check: $(READY)  ## run the quick checks alone: ruff, mypy, stripped notebooks
 
 bench: $(READY)  ## measure what the project claims about speed and print it as one table
 	@$(BIN)/python -m nnpar_lib bench --dataset $(DATASET)
+
+gpu-report: $(READY)  ## measure what a GPU gives, in at most 8 minutes, and keep the records for the report
+	@$(BIN)/python -m nnpar_lib gpu --dataset $(DATASET)
 
 cpp: $(READY)  ## build the program in C++ (into build/cpp)
 	@$(BIN)/python -m nnpar_lib.launch.native

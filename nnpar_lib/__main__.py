@@ -10,7 +10,13 @@ from typing import NoReturn
 from nnpar_lib import __version__, results
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import preflight, shell
-from nnpar_lib.launch.options import add_bench_options, add_merge_options, add_regimes_options, add_run_options
+from nnpar_lib.launch.options import (
+    add_bench_options,
+    add_gpu_options,
+    add_merge_options,
+    add_regimes_options,
+    add_run_options,
+)
 
 WRONG_USE = 2
 INTERRUPTED = 130  # what shells say of a process that Ctrl-C ended
@@ -53,6 +59,15 @@ def _bench(arguments: argparse.Namespace) -> int:
     return bench.run(arguments)
 
 
+def _gpu(arguments: argparse.Namespace) -> int:
+    """Measure; without a GPU nothing is loaded or started."""
+    preflight.check(RunConfig(dataset=arguments.dataset, device="cuda"))
+    preflight.check_writable(arguments.out)
+    from nnpar_lib import gpu_report
+
+    return gpu_report.run(arguments)
+
+
 def _regimes(arguments: argparse.Namespace) -> int:
     from nnpar_lib import regimes_study
 
@@ -77,6 +92,9 @@ def _parser() -> OneLineParser:
     benchmarks = commands.add_parser("bench", help="measure what the project claims about speed", allow_abbrev=False)
     add_bench_options(benchmarks)
     benchmarks.set_defaults(command=_bench, parser=benchmarks)
+    gpu = commands.add_parser("gpu", help="measure what a GPU gives, in some minutes", allow_abbrev=False)
+    add_gpu_options(gpu)
+    gpu.set_defaults(command=_gpu, parser=gpu)
     regimes = commands.add_parser("regimes", help="find steps to a goal error against the batch size, metaparameters "
                                   "tuned at each", allow_abbrev=False)
     add_regimes_options(regimes)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from nnpar_lib import cuts
+from nnpar_lib import cuts, offers
 from nnpar_lib.cuts import BALANCES, PIPELINES
 from nnpar_lib.schedules import SCHEDULES, Pipeline
 
@@ -21,6 +21,7 @@ MODELS = ("mlp", "cnn", "resnet18")
 DATASETS = ("digits", "mnist", "fashion_mnist")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adagrad")
 ALLREDUCES = ("shared", "mpi", "overlapped")
+COMMUNICATORS = ("mpi", "nccl", "gloo")
 STEMS = ("imagenet", "small")
 BATCH_NORMS = ("synchronised", "local")
 DTYPES = ("float32", "float64")
@@ -63,6 +64,9 @@ class RunConfig:
     allreduce: str = option("shared", "how ranks sum their buffers: through shared memory, by one blocking MPI "
                             "call, or in buckets during the backward pass (gradient_averaging only)", ALLREDUCES)
     bucket_kib: int = option(512, "size of a bucket of the overlapped all-reduce, in KiB")
+    communicator: str = option("mpi", "gradient_averaging: what sums gradients over ranks: mpi, in the way of "
+                               "allreduce, or one call of torch.distributed over nccl (one rank a GPU) or gloo (CPU)",
+                               COMMUNICATORS)
     average_every: int = option(0, "weight_averaging: steps between two averages; 0 averages once an epoch")
     shard_data: bool = option(True, "root_worker: each rank trains on its own shard and the root trains too; "
                               "without it each worker goes through the whole set")
@@ -88,6 +92,7 @@ class RunConfig:
     kernel_size: int = option(3, "height and width of the convolutions of the cnn")
     seed: int = option(0, "seed of the initial weights and of the order of the examples")
     device: str = option("cpu", "where the model lives", DEVICES)
+    cuda_graph: bool = option(False, "record a step on the GPU and replay it, which spares the launches of its kernels")
     dtype: str = option("float32", "floating-point type of weights, gradients and activations", DTYPES)
     precision: str = option("float32", "bf16: products and activations in bfloat16 (autocast); weights, gradients and "
                             "their sums over ranks stay in float32", PRECISIONS)
@@ -113,7 +118,7 @@ class RunConfig:
         self._check_numbers()
         self._check_combinations()
         self._check_model()
-        self._check_native()
+        offers.check(self)
 
     def replace(self, **changes: Any) -> RunConfig:
         """Return a copy with some parameters changed; an unknown name is an error that suggests the nearest one."""
@@ -243,20 +248,6 @@ class RunConfig:
         if self.model == "cnn" and remaining < 2:
             raise ValueError(f"kernel_size={self.kernel_size} with {len(self.channels)} convolutions leaves nothing "
                              f"of a {IMAGE_SIZE}x{IMAGE_SIZE} image; take a smaller kernel or fewer channels")
-
-    def _check_native(self) -> None:
-        """Refuse what the program in C++ does not offer."""
-        if self.strategy not in NATIVE_STRATEGIES:
-            return
-        offered = {"model": ("mlp",), "optimizer": ("sgd", "momentum"), "dtype": ("float32",), "device": ("cpu",),
-                   "data_loading": ("memory",), "precision": ("float32",), "memory_format": ("contiguous",)}
-        if self.checkpoint is not None:
-            raise ValueError(f"checkpoint={self.checkpoint!r} is not offered by strategy {self.strategy!r}; leave it "
-                             "out, or choose a strategy in Python")
-        for name, choices in offered.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not offered by strategy {self.strategy!r}; "
-                                 f"choose {' or '.join(choices)}, or a strategy in Python")
 
 
 def _widths(name: str, value: Any) -> tuple[Any, ...]:

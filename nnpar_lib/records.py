@@ -1,4 +1,4 @@
-"""The kinds of records beside those of runs: messages, profiles, rooflines, trials and norms of gradients."""
+"""The kinds of records beside those of runs: messages, profiles, rooflines, trials, sweeps, comparisons, norms."""
 
 from __future__ import annotations
 
@@ -104,4 +104,39 @@ class NormsRecord:
     provenance: dict[str, Any]
     experiment: str = ""
     kind: str = "norms"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRecord:
+    """How far a parallel run ends from a serial one on the same device; see `trainers.transparency`."""
+
+    differences: dict[str, float]
+    config: dict[str, Any]
+    gpu: dict[str, Any]
+    provenance: dict[str, Any]
+    experiment: str = ""
+    kind: str = "comparison"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRecord:
+    """Seconds of a whole sweep of trials, from building the models to the last loss, in the way that `label` names.
+
+    `config` is the first trial's; the others differ in learning rate and seed. `final_losses` has each trial's mean
+    loss of its last batch.
+    """
+
+    label: str
+    num_trials: int
+    num_steps: int
+    seconds: float
+    final_losses: list[float]
+    config: dict[str, Any]
+    gpu: dict[str, Any]
+    provenance: dict[str, Any]
+    experiment: str = ""
+    repeat: int = 0
+    kind: str = "sweep"
     schema: int = SCHEMA

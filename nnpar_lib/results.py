@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.records import SCHEMA, MessageRecord, NormsRecord, ProfileRecord, RooflineRecord, TrialRecord
+from nnpar_lib.records import (
+    SCHEMA,
+    ComparisonRecord,
+    MessageRecord,
+    NormsRecord,
+    ProfileRecord,
+    RooflineRecord,
+    SweepRecord,
+    TrialRecord,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +44,7 @@ class RunRecord:
     step, train_seconds, train_loss, test_accuracy. `events` holds, for each rank, lists of activity, stage,
     micro-batch, start and end in seconds since a barrier, for the last `num_traced_steps` steps.
     `memory` has for each rank the bytes of its parameters, gradients, optimizer state and activations at their peak.
+    `gpu` says which one and how many ranks share it, as `trainers.placement.Placement` does; nothing on a CPU.
     `tuning` holds what `tune` measured and chose, where `config` asks for it.
     `label` is what the experiment calls this config, if anything. `divergence` has the step, counted from 1, whose loss
     was the first that is not finite, and its learning rate; the run ended there. `resumed_at` has the steps at
@@ -69,6 +79,7 @@ class RunRecord:
     events: list[list[Any]] = field(default_factory=list)
     memory: list[dict[str, int]] = field(default_factory=list)
     tuning: dict[str, Any] = field(default_factory=dict)
+    gpu: dict[str, Any] = field(default_factory=dict)
     divergence: dict[str, float] | None = None
     resumed_at: list[int] = field(default_factory=list)
     experiment: str = ""
@@ -94,10 +105,11 @@ class AllreduceRecord:
     schema: int = SCHEMA
 
 
-Record = RunRecord | AllreduceRecord | MessageRecord | ProfileRecord | RooflineRecord | TrialRecord | NormsRecord
+Record = (RunRecord | AllreduceRecord | MessageRecord | ProfileRecord | RooflineRecord | TrialRecord | NormsRecord
+          | ComparisonRecord | SweepRecord)
 KINDS: dict[str, type[Record]] = {"run": RunRecord, "allreduce": AllreduceRecord, "message": MessageRecord,
                                   "profile": ProfileRecord, "roofline": RooflineRecord, "trial": TrialRecord,
-                                  "norms": NormsRecord}
+                                  "norms": NormsRecord, "comparison": ComparisonRecord, "sweep": SweepRecord}
 
 
 def to_json(record: Record) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import nbformat
 import papermill
+import publish
 
 from nnpar_lib import data_files
 from nnpar_lib.config import DATASETS, NATIVE_STRATEGIES, RunConfig
@@ -29,9 +30,12 @@ DEFAULT_FOLDER = REPORT / "_build"
 NOTEBOOKS = {"00_check_your_machine": "num_ranks", "01_train_the_serial_baseline": "max_threads",
              "02_train_with_data_parallelism": "num_ranks", "03_train_with_model_parallelism": "num_ranks",
              "04_find_the_scaling_regimes": None, "05_compare_data_and_model_parallelism": "num_ranks",
-             "06_use_the_gpu_and_precision": "num_ranks", "07_compare_with_cpp": "num_ranks"}
+             "06_use_the_gpu_and_precision": "num_ranks", "07_compare_with_cpp": "num_ranks", "08_demo": "num_ranks"}
 # notebooks in this folder: what they show comes from records
-CHAPTERS = ("index", "model_parallelism", "regimes", "precision", "cpp")
+CHAPTERS = ("index", "data_parallelism", "model_parallelism", "regimes", "precision", "cpp", "claims")
+LOOKS = ("conf.py", "style.css", "article.css", "references.bib")
+PAGES = ("limits.md", "notebooks.md")
+PUBLISHED = REPORT / "published"  # the last full report, to be read without running anything
 
 
 def main() -> int:
@@ -50,25 +54,24 @@ def main() -> int:
     measured = () if arguments.from_results else (arguments.only,) if arguments.only else tuple(NOTEBOOKS)
     if arguments.resume:
         os.environ["NNPAR_RESUME"] = "1"  # the notebooks' engines take over the runs that are recorded
-    build(arguments.folder.resolve(), arguments.dataset, arguments.preset, measured, resume=arguments.resume)
+    build(arguments.folder.resolve(), arguments.dataset, arguments.preset, measured, resume=arguments.resume,
+          scratch=arguments.scratch)
     return 0
 
 
-def build(folder: Path, dataset: str, preset: str, measured: Sequence[str], *, resume: bool = False) -> None:
-    """Run the notebooks that are to be measured anew, and render; all but full results go into the folder.
+def build(folder: Path, dataset: str, preset: str, measured: Sequence[str], *, resume: bool = False,
+          scratch: bool = False) -> None:
+    """Run the notebooks that are to be measured anew, and render; the full preset is kept with the project.
 
     To resume is to leave out the notebooks that an earlier build with the same parameters has finished, and to keep what
-    it has recorded.
+    it has recorded. `scratch` renders the full preset without touching the project's figures and published report.
     """
-    home = REPORT if preset == "full" else folder  # those of the full preset are kept with the project
-    results, source = home / "results" / f"{dataset}-{preset}", folder / "source"
+    is_full, is_kept = preset == "full", preset == "full" and not scratch
+    results = (REPORT if is_full else folder) / "results" / f"{dataset}-{preset}"
+    executed = PUBLISHED / "notebooks" if is_full else folder / "executed"
     finished = folder / "finished" / f"{dataset}-{preset}"
     if not resume:
         shutil.rmtree(finished, ignore_errors=True)
-    shutil.rmtree(source, ignore_errors=True)
-    (source / "notebooks").mkdir(parents=True)
-    for name in NOTEBOOKS:
-        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", source / "notebooks")
     for number, name in enumerate(measured, start=1):
         title, kept = f"notebook {number} of {len(measured)}, {name}", finished / source_sha256() / f"{name}.ipynb"
         if kept.exists():
@@ -76,13 +79,43 @@ def build(folder: Path, dataset: str, preset: str, measured: Sequence[str], *, r
         else:
             _set_aside(results, name, folder / "earlier", keep_resumable=resume)
             _execute(ROOT / "notebooks" / f"{name}.ipynb", kept, title, parameters(name, dataset, preset, results))
-        shutil.copy(kept, source / "notebooks")
-    figures = ROOT / "figures" if preset == "full" else folder / "figures"
-    for name in CHAPTERS:
-        _execute(REPORT / f"{name}.ipynb", source / f"{name}.ipynb", f"the report, {name}",
-                 {"results_folder": os.path.relpath(results, REPORT), "figures_folder": os.path.relpath(figures, REPORT)})
-    shutil.copy(REPORT / "notebooks.md", source)
+        _publish_notebook(kept, executed)
+    source = _lay_out(folder / "source", executed)
+    figures = ROOT / "figures" if is_kept else folder / "figures"
+    _execute_chapters(source, {"results_folder": os.path.relpath(results, REPORT), "figures_folder": os.path.relpath(figures, REPORT)})
     _render(source, folder / "html")
+    for file in publish.article(source, folder / "single", PUBLISHED if is_kept else folder):
+        print(f"in one piece: {os.path.relpath(file)}")
+
+
+def _lay_out(source: Path, executed: Path) -> Path:
+    """Return the folder of all pages: notebooks as they went where they were executed, else as they are."""
+    shutil.rmtree(source, ignore_errors=True)
+    (source / "notebooks").mkdir(parents=True)
+    for name in NOTEBOOKS:
+        own = executed / f"{name}.ipynb"
+        shutil.copy(own if own.exists() else ROOT / "notebooks" / own.name, source / "notebooks")
+    for name in (*LOOKS, *PAGES):
+        shutil.copy(REPORT / name, source / name)
+    return source
+
+
+def _execute_chapters(source: Path, values: dict[str, object]) -> None:
+    """Execute all chapters, as many at a time as there are cores: nothing is measured in them."""
+    with ProcessPoolExecutor(num_cores()) as pool:
+        calls = [pool.submit(_execute, REPORT / f"{name}.ipynb", source / f"{name}.ipynb", f"the report, {name}", values)
+                 for name in CHAPTERS]
+        for call in calls:
+            call.result()
+
+
+def _publish_notebook(kept: Path, folder: Path) -> None:
+    """Keep an executed notebook without the paths and times that papermill notes."""
+    notebook = nbformat.read(kept, as_version=4)
+    for part in (notebook, *notebook.cells):
+        part.metadata.pop("papermill", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / kept.name)
 
 
 def render_page(executed: Path) -> None:
@@ -94,6 +127,8 @@ def render_page(executed: Path) -> None:
         raise ValueError(f"there is no notebook {executed}; name one that papermill has executed")
     with tempfile.TemporaryDirectory() as source:
         shutil.copy(executed, Path(source, "index.ipynb"))
+        for name in LOOKS:
+            shutil.copy(REPORT / name, source)
         _render(Path(source), executed.with_suffix(""))
 
 
@@ -142,11 +177,7 @@ def _hide_parameters(executed: nbformat.NotebookNode, target: Path) -> None:
 
 
 def _render(source: Path, html: Path) -> None:
-    for name in ("conf.py", "style.css", "references.bib"):
-        shutil.copy(REPORT / name, source / name)
-    shutil.rmtree(html, ignore_errors=True)
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", str(source), str(html)]
-    subprocess.run(command, check=True, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+    publish.render("html", source, html)
     print(f"the report: {os.path.relpath(html / 'index.html')}")
 
 
@@ -159,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
                         "and recorded runs are not measured again")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--from-results", action="store_true", help="render the records at hand without measuring")
+    parser.add_argument("--scratch", action="store_true", help="leave the project's figures and published report as they are")
     choice.add_argument("--only", choices=NOTEBOOKS, help="measure this notebook alone; the others' records stay")
     choice.add_argument("--page", type=Path, metavar="NOTEBOOK", help="run nothing: render this executed notebook alone, into "
                         "a folder beside it that has its name")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import Markdown, display
 from myst_nb import glue
 
 from nnpar_lib import results
-from nnpar_lib.analysis import theme
+from nnpar_lib.analysis import gpu, theme
 
 DATASETS = {"digits": "scikit-learn's digits (12,000 training images, moved copies included)", "mnist": "MNIST",
             "fashion_mnist": "Fashion-MNIST"}
@@ -26,11 +27,36 @@ class Chapter:
         """Return the records of one experiment, a row each; an empty frame where it was not measured."""
         return results.frame(results.load(self.results_folder / f"{name}.jsonl"))
 
-    def show(self, name: str, alt: str) -> None:
-        """Write the current figure and place it in the text as `name`-figure."""
+    def show(self, name: str, alt: str, source: pd.DataFrame | str) -> None:
+        """Write the current figure and place it in the text as `name`-figure, and how its records were made as `name`-made."""
         theme.save(plt.gcf(), self.figures_folder, name, alt)
         glue(f"{name}-figure", plt.gcf(), display=False)
+        put(f"{name}-made", source if isinstance(source, str) else made(source))
         plt.close()
+
+
+def made(frame: pd.DataFrame) -> str:
+    """Return how the records of a frame were made: ranks, threads, repeats or seeds, machine; what they do not say is left out."""
+    machine = frame["provenance"].iloc[0]
+    threads = next((name for name in ("threads_per_rank", "num_threads") if name in frame), None)
+    parts = [_count(frame["num_ranks"].dropna(), "rank") if "num_ranks" in frame else "",
+             _count(frame[threads].dropna(), "thread") + " a rank" if threads else "",
+             _repeats(frame), f"{machine['num_cores']} cores of an {machine['cpu']}"]
+    return "Made with " + ", ".join(filter(None, parts)) + "."
+
+
+def _count(values: pd.Series[float], word: str) -> str:
+    """Return e.g. "1 and 2 ranks"."""
+    found = [f"{value:.0f}" for value in sorted(set(values)) if value > 0]
+    return " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]])) + f" {word}" + "s" * (found != ["1"])
+
+
+def _repeats(frame: pd.DataFrame) -> str:
+    if "repeat" in frame and frame["repeat"].nunique() > 1:
+        return f"{frame['repeat'].nunique()} interleaved repeats"
+    if "seconds" in frame:
+        return f"{min(map(len, frame['seconds']))} repeats"
+    return _count(pd.Series([frame["seed"].nunique()]), "seed") if "seed" in frame else ""
 
 
 def put(name: str, value: object) -> None:
@@ -54,3 +80,16 @@ def tabulate(name: str, table: pd.DataFrame, columns: dict[str, str], digits: in
     """Place columns of a table in the text, under the names that a reader knows."""
     shown = table[list(columns)].rename(columns=columns).style.hide(axis="index").format(precision=digits, thousands=",")
     glue(name, shown.set_table_attributes('class="dataframe"'), display=False)
+
+
+def show_gpu(frame: pd.DataFrame) -> None:
+    """Show what was measured on a GPU, or that nothing was."""
+    if frame.empty:
+        display(Markdown("Not measured: no GPU was at hand. `make gpu-report` measures, in some minutes, one against all "
+                         "cores of its machine, recorded steps against eager ones, ranks and stages that share it, and "
+                         "trials that are trained together; its records appear here."))
+        return
+    display(Markdown(f"Measured on {gpu.machine(frame)}, by `make gpu-report`."))
+    for caption, table in gpu.tables(frame).items():
+        display(Markdown(caption))
+        display(table.style.hide(axis="index").format(precision=3, thousands=",").set_table_attributes('class="dataframe"'))

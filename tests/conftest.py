@@ -14,6 +14,7 @@ from nnpar_lib import data_files
 from nnpar_lib.launch.environment import mpi_environment, mpiexec_command, private_files
 
 ROOT = Path(__file__).parent.parent
+DEVICE = os.environ.get("NNPAR_DEVICE", "cpu")  # cuda: what does not depend on the device is tested on a GPU
 
 
 def run_python(*arguments, timeout=120, **environment):

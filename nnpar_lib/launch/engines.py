@@ -7,17 +7,15 @@ ipyparallel engines, and they are reached by the dotted name of the function tha
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 import socket
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ipyparallel as ipp
 import psutil
@@ -28,7 +26,7 @@ from nnpar_lib.config import NATIVE_STRATEGIES, RunConfig
 from nnpar_lib.launch import calls, environment, farm, lifeline
 from nnpar_lib.launch.calls import RankError
 from nnpar_lib.launch.farm import Task
-from nnpar_lib.launch.watch import KeepRecord, Progress, ProgressDisplay, RankOutput
+from nnpar_lib.launch.watch import KeepRecord, Progress, ProgressDisplay, RankOutput, silent_log
 from nnpar_lib.provenance import provenance
 from nnpar_lib.results import Record, RunRecord
 
@@ -49,20 +47,22 @@ class EnginesLost(RuntimeError):
     """The engines are gone: a rank, mpiexec or the controller died, or they were stopped after a failure."""
 
 
-@contextmanager
-def engines(num_ranks: int) -> Iterator[Engines]:
-    """Start `num_ranks` engines, which serve every smaller number of ranks too, and stop them at the end of the block.
+def engines(num_ranks: int) -> Engines:
+    """Start `num_ranks` engines, which serve every smaller number of ranks too.
 
-    Raises a ValueError for an impossible number, and a RuntimeError that quotes mpiexec where they do not start.
+    They run until `stop` is called, until the `with` block is over that they were started for, or until this process
+    ends, whichever is first. Raises a ValueError for an impossible number, and a RuntimeError that quotes mpiexec where
+    they do not start.
     """
     if not isinstance(num_ranks, int) or isinstance(num_ranks, bool) or num_ranks < 1:
         raise ValueError(f"num_ranks={num_ranks!r} is not a number of ranks; give a whole number of at least 1")
     cluster = _Cluster(num_ranks)
     try:
         cluster.start()
-        yield Engines(cluster)
-    finally:
+    except BaseException:
         cluster.stop()
+        raise
+    return Engines(cluster)
 
 
 class Engines:
@@ -72,6 +72,16 @@ class Engines:
         self._cluster = cluster
         self.num_ranks = cluster.num_ranks
         self.session = cluster.session
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop every process and remove every file; may be called again."""
+        self._cluster.stop()
 
     def run(self, config: RunConfig, *, experiment: str = "", results_file: str | Path | None = None,
             progress: Progress | None = None) -> RunRecord:
@@ -187,7 +197,7 @@ class _Cluster:
         private = [] if self._is_one_node else ["--IPController.enable_curve=True"]
         self._cluster = ipp.Cluster(
             engines="mpi", n=num_ranks, config=self._config(), profile_dir=self._folder, cluster_file="", delay=0,
-            cluster_id=environment.job_id(), load_profile=False, shutdown_atexit=False, log=_silent_log(),
+            cluster_id=environment.job_id(), load_profile=False, shutdown_atexit=False, log=silent_log(),
             controller_args=[*CONTROLLER_ARGUMENTS, *private], **network)
 
     def start(self) -> None:
@@ -229,7 +239,7 @@ class _Cluster:
 
     def stop(self) -> None:
         """Stop every process and remove every file, also after a start that was broken off; may be called again."""
-        self._stop_reason = self._stop_reason or "their block is over"
+        self._stop_reason = self._stop_reason or "their work was over"
         try:
             with contextlib.suppress(Exception):  # it must not hide what it is stopped for: what is left is killed
                 if self._client is not None:
@@ -284,12 +294,3 @@ class _Cluster:
 
 
 _SENT_FUNCTION = ipp.interactive(calls.call_by_name)  # sent as code, not to be imported there
-
-
-def _silent_log() -> logging.Logger:
-    """Return a logger that says nothing: what matters comes as an exception."""
-    log = logging.getLogger(f"{__name__}.silent")
-    log.addHandler(logging.NullHandler())
-    log.setLevel(logging.CRITICAL)
-    log.propagate = False
-    return log

@@ -66,6 +66,11 @@ def num_nodes(env: Mapping[str, str] = os.environ) -> int:
     return int(env.get("SLURM_JOB_NUM_NODES", 1))
 
 
+def is_rank(env: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a launcher started this process as a rank; a batch script alone has SLURM_PROCID too."""
+    return any(name in env for name in RANK_VARIABLES if name != "SLURM_PROCID")
+
+
 def job_id(env: Mapping[str, str] = os.environ) -> str:
     """Return the id of the SLURM job that this process is in, nothing outside of any."""
     return env.get("SLURM_JOB_ID", "")

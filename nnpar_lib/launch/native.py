@@ -55,25 +55,26 @@ def build(folder: Path = DEFAULT_BUILD, options: tuple[str, ...] = ()) -> Path:
 
 
 def run(config: RunConfig, *, experiment: str = "", results_file: str | Path | None = None,
-        measure_sgemm: bool = False) -> RunRecord:
+        measure_sgemm: bool = False, weights_file: str | Path | None = None) -> RunRecord:
     """Train once in C++ and return the record, which is also appended to `results_file` where one is given.
 
     Initial weights and batches are those of the strategies in Python. `measure_sgemm` adds the rate of the largest
-    matrix product, in the same process, to the provenance as `sgemm_flop_per_second`.
+    matrix product, in the same process, to the provenance as `sgemm_flop_per_second`. The final weights stay in
+    `weights_file` where one is given: float32 in the model's order.
     """
     if not is_native(config):
         raise ValueError(f"strategy {config.strategy!r} is no program in C++; use engines, or strategy='cpp'")
     preflight.check(config)
     with tempfile.TemporaryDirectory(prefix="nnpar-", dir=_memory_folder()) as folder:
-        origin, record_file = provenance(), Path(folder, "record.jsonl")
+        origin, record_file, final = provenance(), Path(folder, "record.jsonl"), Path(weights_file or f"{folder}/final")
         weights, order = (str(Path(folder, name)) for name in ("initial", "order"))
         export = import_module("nnpar_lib.trainers.export")
         export.export_start(config.to_dict(), weights, order)
         files = {"data": _data(config.dataset), "weights": weights, "order": order, "out": str(record_file),
-                 "save-weights": str(Path(folder, "final"))}
+                 "save-weights": str(final)}
         words = _options(config) + [word for name, value in files.items() for word in (f"--{name}", value)]
         start(config.num_ranks, [*words, "--measure-sgemm", "yes" if measure_sgemm else "no"], folder)
-        record = _record(record_file, Path(folder, "final"), config, origin)
+        record = _record(record_file, final, config, origin)
     record = dataclasses.replace(record, experiment=experiment)
     if results_file is not None:
         results.append(results_file, [record])

@@ -1,4 +1,4 @@
-"""What every notebook checks before it starts anything, its parameters; and a calculator for its reader."""
+"""What every notebook checks before it starts anything, its parameters; and controls for its reader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,16 @@ def choose(preset: str, *, quick: T, full: T) -> T:
     return quick if preset == "quick" else full
 
 
-def calculator(show: Callable[..., object], **choices: Sequence[Any]) -> None:
+def choose_device(device: str) -> str:
+    """Return the device that a parameter stands for: `auto` is a GPU where torch sees one, else the CPU."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def explore(show: Callable[..., object], **choices: Sequence[Any]) -> None:
     """Let a reader in JupyterLab choose the arguments of `show` with sliders; elsewhere call it with the middle."""
     if "JPY_SESSION_NAME" not in os.environ:  # Jupyter's server names the session of each kernel that it starts
         show(**{name: values[len(values) // 2] for name, values in choices.items()})

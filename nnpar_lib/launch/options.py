@@ -41,6 +41,15 @@ def add_bench_options(parser: argparse.ArgumentParser) -> None:
                         help="append the records to this file (default: %(default)s)")
 
 
+def add_gpu_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the measurements of a GPU."""
+    parser.add_argument("--dataset", default="digits", help="the data set (default: %(default)s)")
+    parser.add_argument("--minutes", type=_number("float"), default=7.0, metavar="MINUTES",
+                        help="begin nothing after so many minutes (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", default=Path("report/results/gpu.jsonl"),
+                        help="append the records to this file, where the report finds them (default: %(default)s)")
+
+
 def add_regimes_options(parser: argparse.ArgumentParser) -> None:
     """Add an option for every parameter of a study of scaling regimes, and where it is kept."""
     readers: dict[str, Callable[[str], Any]] = {

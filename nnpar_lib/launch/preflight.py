@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnpar_lib import checkpoint_file, data_files
+from nnpar_lib import checkpoint_file, data_files, offers
 from nnpar_lib.config import RunConfig
+from nnpar_lib.launch import environment
 
 
 def check(config: RunConfig) -> None:
@@ -18,6 +19,10 @@ def check(config: RunConfig) -> None:
         _check_checkpoint(Path(config.checkpoint), config)
     if config.device == "cuda":
         _check_gpu()
+        _check_gpus_of_ranks(config)
+    elif config.cuda_graph:
+        raise ValueError("cuda_graph records the work of a GPU, and device='cpu' has none; leave cuda_graph out, or "
+                         "use device='cuda'")
     data_files.ensure(config.dataset)
 
 
@@ -57,3 +62,21 @@ def _check_gpu() -> None:
         build = "is built for the CPU only" if torch.version.cuda is None else "finds none"
         raise ValueError(f"device='cuda' needs a GPU, but torch {torch.__version__} {build}; use device='cpu', or a "
                          "machine with an NVIDIA GPU and a CUDA build of torch")
+
+
+def _check_gpus_of_ranks(config: RunConfig) -> None:
+    """Refuse what needs a GPU for each rank where the ranks of a node would have to share some.
+
+    Ranks that run already know better which GPUs each of them was given; `trainers.placement` asks them.
+    """
+    import torch
+
+    if not offers.needs_own_gpus(config):
+        return
+    if not torch.distributed.is_nccl_available():
+        raise ValueError(f"torch {torch.__version__} is built without nccl; use gradient_averaging with "
+                         "communicator='mpi'")
+    num_ranks = -(-config.num_ranks // environment.num_nodes())
+    problem = "" if environment.is_rank() else offers.shared_gpus(config, num_ranks, torch.cuda.device_count())
+    if problem:
+        raise ValueError(problem)

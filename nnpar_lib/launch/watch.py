@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -117,3 +118,12 @@ def _notebook_display() -> Any:
     make_handle: Callable[[], Any] = DisplayHandle
     shell = get_ipython()
     return make_handle() if shell is not None and hasattr(shell, "kernel") else None
+
+
+def silent_log() -> logging.Logger:
+    """Return a logger that says nothing: what matters comes as an exception."""
+    log = logging.getLogger(f"{__name__}.silent")
+    log.addHandler(logging.NullHandler())
+    log.setLevel(logging.CRITICAL)
+    log.propagate = False
+    return log

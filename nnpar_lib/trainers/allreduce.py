@@ -1,4 +1,4 @@
-"""Three ways to sum a flat buffer over ranks: through shared memory, by one blocking MPI call, in buckets."""
+"""Ways to sum a flat buffer over ranks: through shared memory, by one call of MPI or another library, in buckets."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def build(kind: str, communicator: Communicator, like: Tensor, timeline: Timelin
         return SharedAllreduce(communicator, like, timeline)
     if kind == "overlapped":
         return BucketedAllreduce(communicator, like, timeline, bucket_bytes=bucket_bytes)
+    if kind == "queued":
+        return QueuedAllreduce(communicator, like, timeline)
     return MpiAllreduce(communicator, like, timeline)
 
 
@@ -52,6 +54,28 @@ class MpiAllreduce:
         self._timeline.lap(OTHER)
         self._communicator.barrier()
         self._timeline.lap(WAIT)
+        self._communicator.allreduce_sum_(self.buffer)
+        self._timeline.lap(COMMUNICATE)
+
+    def free(self) -> None: ...
+
+
+class QueuedAllreduce:
+    """One all-reduce of the whole buffer by what the communicator sums with, without a barrier before it.
+
+    On a GPU it joins the queue behind the backward pass and this rank's host goes on at once, so that nothing of its
+    time is waiting for others.
+    """
+
+    measures_wait = False
+
+    def __init__(self, communicator: Communicator, like: Tensor, timeline: Timeline) -> None:
+        self.buffer = torch.zeros_like(like)
+        self._communicator = communicator
+        self._timeline = timeline
+
+    def reduce_(self) -> None:
+        self._timeline.lap(OTHER)
         self._communicator.allreduce_sum_(self.buffer)
         self._timeline.lap(COMMUNICATE)
 
@@ -129,7 +153,7 @@ class BucketedAllreduce:
     measures_wait = False
 
     def __init__(self, communicator: Communicator, like: Tensor, timeline: Timeline, *, bucket_bytes: int) -> None:
-        self.buffer = torch.zeros_like(like, device="cpu")
+        self.buffer = torch.zeros_like(like)
         self._communicator = communicator
         self._timeline = timeline
         self._bucket_elements = max(1, bucket_bytes // like.element_size())

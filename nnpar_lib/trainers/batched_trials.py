@@ -1,12 +1,12 @@
 """Many trials of a metaparameter as one program: their weights are stacked, and each operation works on all of them.
 
 On a GPU small models one at a time leave most of it idle; together they fill it. torch.func.vmap turns the step of one
-trial into that of all.
+trial into that of all, which a GPU may record and replay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,9 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import models
-from nnpar_lib.trainers.data import BatchSource, load
+from nnpar_lib.trainers import models, recording
+from nnpar_lib.trainers.data import Batch
+from nnpar_lib.trainers.recording import Recorded, StaticBatch
 from nnpar_lib.trainers.replica import learning_rate
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov")
@@ -36,42 +37,64 @@ def train_together(configs: Sequence[RunConfig]) -> Outcomes:
     Each ends where it ends alone on these batches, to the rounding of batched products. Raises a ValueError where the
     trials differ in anything else, have batch normalisation, or an optimizer without a batched form.
     """
-    first = configs[0]
     _check(configs)
-    trials = [models.build(config) for config in configs]
-    weights, _ = stack_module_state(list[nn.Module](trials))
-    skeleton = models.build(first).to("meta")
-    differentiate = grad_and_value(_loss_of(skeleton))
-    step_of_all: Callable[..., tuple[dict[str, Tensor], Tensor]] = vmap(differentiate, in_dims=(0, None, None))
-    velocity = {name: torch.zeros_like(value) for name, value in weights.items()}
-    source = BatchSource(load(first.dataset), first, size=1, rank=0)
-    losses = []
-    for step in range(first.total_steps):
-        batch = source.batch(step)
-        gradients, loss = step_of_all(weights, batch.images, batch.labels)
-        losses.append(loss)
-        _update(weights, gradients, velocity, configs, step)
-    return Outcomes(torch.stack(losses), {name: value.detach() for name, value in weights.items()})
+    first, trials = configs[0], _Trials(configs)
+    source = recording.build_batches(first, 1, 0)
+    losses = [trials.step(source.batch(step), step) for step in range(first.total_steps)]
+    return Outcomes(torch.stack(losses), trials.weights)
+
+
+class _Trials:
+    """The stacked weights and velocities of trials, and the step that all of them take at once."""
+
+    def __init__(self, configs: Sequence[RunConfig]) -> None:
+        first = configs[0]
+        stacked, _ = stack_module_state(list[nn.Module]([models.build(config) for config in configs]))
+        self.weights = {name: value.detach() for name, value in stacked.items()}
+        self._velocity = {name: torch.zeros_like(value) for name, value in self.weights.items()}
+        self._step_of_all: Callable[..., tuple[dict[str, Tensor], Tensor]] = vmap(
+            grad_and_value(_loss_of(models.build(first).to("meta"))), in_dims=(0, None, None))
+        like = next(iter(self.weights.values()))
+        self._all_rates = like.new_tensor([[learning_rate(config, step) for config in configs]
+                                           for step in range(first.total_steps)])
+        self._momenta = like.new_tensor([0.0 if first.optimizer == "sgd" else config.momentum for config in configs])
+        self._rates, self._losses = torch.empty_like(self._momenta), torch.empty_like(self._momenta)
+        self._is_nesterov = first.optimizer == "nesterov"
+        self._batch: Batch | None = None
+        self._recorded = Recorded(recording.recorder(first), self._take_step, self._tensors)
+
+    def step(self, batch: Batch, step: int) -> Tensor:
+        """Take step number `step` with a batch; return the mean loss of each trial [num_trials]."""
+        self._batch = batch
+        self._rates.copy_(self._all_rates[step])
+        if isinstance(batch, StaticBatch):
+            self._recorded()
+        else:
+            self._take_step()
+        return self._losses.clone()
+
+    @torch.no_grad()
+    def _take_step(self) -> None:
+        """Take torch's SGD step for every trial, each with its own learning rate and momentum."""
+        assert self._batch is not None
+        gradients, losses = self._step_of_all(self.weights, self._batch.images, self._batch.labels)
+        self._losses.copy_(losses)
+        for name, gradient in gradients.items():
+            shape, velocity = (-1, *[1] * (gradient.dim() - 1)), self._velocity[name]
+            rates, momenta = self._rates.view(shape), self._momenta.view(shape)
+            velocity.mul_(momenta).add_(gradient)
+            direction = gradient + momenta * velocity if self._is_nesterov else velocity
+            self.weights[name].sub_(rates * direction)
+
+    def _tensors(self) -> Iterable[Tensor]:
+        assert self._batch is not None
+        return self._batch.images, self._batch.labels, *self.weights.values()
 
 
 def _loss_of(skeleton: nn.Module) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
     def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(functional_call(skeleton, weights, (images,)), labels)
     return loss
-
-
-@torch.no_grad()
-def _update(weights: dict[str, Tensor], gradients: dict[str, Tensor], velocity: dict[str, Tensor],
-            configs: Sequence[RunConfig], step: int) -> None:
-    """Take torch's SGD step for every trial, each with its own learning rate and momentum."""
-    plain, nesterov = configs[0].optimizer == "sgd", configs[0].optimizer == "nesterov"
-    for name, gradient in gradients.items():
-        shape = (-1, *[1] * (gradient.dim() - 1))
-        rates = gradient.new_tensor([learning_rate(config, step) for config in configs]).view(shape)
-        momenta = gradient.new_tensor([0.0 if plain else config.momentum for config in configs]).view(shape)
-        velocity[name].mul_(momenta).add_(gradient)
-        direction = gradient + momenta * velocity[name] if nesterov else velocity[name]
-        weights[name].sub_(rates * direction)
 
 
 def _check(configs: Sequence[RunConfig]) -> None:

@@ -5,11 +5,13 @@ This is the only module that imports mpi4py, and it does so late: a process that
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from nnpar_lib.trainers.group import Communicator, Request, SharedMemory, Single
 from nnpar_lib.trainers.stall import StallWatch
 
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
+VIEW, STAGED, ADDRESS = "view", "staged", "address"  # how a tensor is handed to MPI
 
 
 def world() -> Communicator:
@@ -32,16 +35,27 @@ def launched_by_mpi() -> bool:
     return any(name in os.environ for name in RANK_VARIABLES)
 
 
+@cache
+def is_cuda_aware() -> bool:
+    """Return whether the MPI that is loaded takes tensors of a GPU: its own answer; no where it has none."""
+    query = getattr(ctypes.CDLL(_mpi().__file__), "MPIX_Query_cuda_support", None)
+    return query is not None and bool(query())
+
+
 class MpiCommunicator:
     """A group of ranks over an mpi4py communicator.
 
-    Tensors travel as flat NumPy views, without pickling; a tensor on a GPU is copied to the host and back.
-    `ranks_per_node` pretends that a node has only that many ranks, to try out several nodes on one machine.
+    Tensors travel as views, without pickling. From a GPU they are handed over by their address where MPI is CUDA-aware,
+    else copied to pinned memory of the host and back. `ranks_per_node` pretends that a node has only that many ranks,
+    and `way` that tensors have to be handed over so, to try out several nodes, or a GPU's ways, on one machine.
     """
 
-    def __init__(self, comm: Any, *, ranks_per_node: int | None = None, watch: StallWatch | None = None) -> None:
+    def __init__(self, comm: Any, *, ranks_per_node: int | None = None, watch: StallWatch | None = None,
+                 way: str | None = None) -> None:
         self._comm = comm
         self._watch = watch or StallWatch()
+        self._way = way
+        self._sum: Callable[[Tensor], None] | None = None
         self._ranks_per_node = ranks_per_node
         self._groups: dict[int, Communicator | None] = {}  # kept, for MPI has only so many to give
         self._splits: dict[tuple[int, ...], Communicator] = {}
@@ -57,38 +71,50 @@ class MpiCommunicator:
         while not request.Test():
             time.sleep(poll_seconds)
 
+    @property
+    def takes_gpu_tensors(self) -> bool:
+        return is_cuda_aware()
+
+    def summing_by(self, sum_: Callable[[Tensor], None]) -> Communicator:
+        twin = copy.copy(self)  # shares the groups, of which MPI has only so many to give
+        twin._sum = sum_
+        return twin
+
     def allreduce_sum_(self, tensor: Tensor) -> None:
-        host = tensor.detach().cpu()
+        if self._sum is not None:
+            self._sum(tensor)
+            return
+        message = self._hand_over(tensor)
         with self._watch("an all-reduce"):
-            self._comm.Allreduce(_mpi().IN_PLACE, host.numpy())
-        if host.data_ptr() != tensor.data_ptr():
-            tensor.copy_(host)
+            self._comm.Allreduce(_mpi().IN_PLACE, message.buffer)
+        message.unpack()
 
     def broadcast_(self, tensor: Tensor, source: int) -> None:
-        host = tensor.detach().cpu().contiguous()
+        message = self._hand_over(tensor)
         with self._watch("a broadcast"):
-            self._comm.Bcast(host.numpy(), source)
-        if host.data_ptr() != tensor.data_ptr():
-            tensor.copy_(host)
+            self._comm.Bcast(message.buffer, source)
+        message.unpack()
 
     def start_allreduce_sum_(self, tensor: Tensor) -> Request:
-        return _MpiRequest(self._comm.Iallreduce(_mpi().IN_PLACE, tensor.detach().numpy()),
-                           self._watch, "an all-reduce")
+        message = self._hand_over(tensor, is_staged=tensor.is_cuda)  # no MPI offers this one for tensors of a GPU
+        request = self._comm.Iallreduce(_mpi().IN_PLACE, message.buffer)
+        return _MpiRequest(request, self._watch, "an all-reduce", message, is_written=True)
 
     def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
-        host = tensor.detach().cpu()
-        return _MpiRequest(self._comm.Isend(host.numpy(), target, tag), self._watch, f"a send to rank {target}", host)
+        message = self._hand_over(tensor)
+        request = self._comm.Isend(message.buffer, target, tag)
+        return _MpiRequest(request, self._watch, f"a send to rank {target}", message)
 
     def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
-        host = torch.empty_like(tensor, device="cpu") if tensor.is_cuda else tensor.detach()
-        return _MpiRequest(self._comm.Irecv(host.numpy(), source, tag), self._watch,
-                           f"a receive from rank {source}", host, tensor if tensor.is_cuda else None)
+        message = self._hand_over(tensor, is_read=False)
+        return _MpiRequest(self._comm.Irecv(message.buffer, source, tag), self._watch,
+                           f"a receive from rank {source}", message, is_written=True)
 
     def split(self, colors: Sequence[int]) -> Communicator:
         key = tuple(colors)
         if key not in self._splits:
             self._splits[key] = MpiCommunicator(self._comm.Split(key[self.rank], self.rank),
-                                                ranks_per_node=self._ranks_per_node, watch=self._watch)
+                                                ranks_per_node=self._ranks_per_node, watch=self._watch, way=self._way)
         return self._splits[key]
 
     def sum(self, value: float) -> float:
@@ -155,15 +181,52 @@ class MpiCommunicator:
     def _split(self, color: int | None) -> MpiCommunicator | None:
         part = self._comm.Split(_mpi().UNDEFINED if color is None else color, self.rank)
         return None if color is None else MpiCommunicator(part, ranks_per_node=self._ranks_per_node,
-                                                             watch=self._watch)
+                                                             watch=self._watch, way=self._way)
+
+    def _hand_over(self, tensor: Tensor, *, is_read: bool = True, is_staged: bool = False) -> _Message:
+        if self._way is not None:
+            return _Message(tensor, self._way, is_read=is_read)
+        if is_staged or not tensor.is_contiguous():
+            return _Message(tensor, STAGED, is_read=is_read)
+        if tensor.is_cuda:
+            return _Message(tensor, ADDRESS if self.takes_gpu_tensors else STAGED, is_read=is_read)
+        return _Message(tensor, VIEW, is_read=is_read)
+
+
+class _Message:
+    """A tensor as MPI gets it: a view of it, a copy of it in the host's memory, or its address on a GPU.
+
+    MPI knows nothing of a GPU's queue of work: what is to be read has to be there, and what is to be written free.
+    """
+
+    def __init__(self, tensor: Tensor, way: str, *, is_read: bool) -> None:
+        self._tensor = self._host = tensor.detach()
+        if way == STAGED:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            if is_read:
+                self._host.copy_(self._tensor, non_blocking=True)
+        if tensor.is_cuda and (is_read or way == ADDRESS):
+            torch.cuda.current_stream().synchronize()
+        self.buffer: Any = _by_address(self._host) if way == ADDRESS else self._host.numpy()
+
+    def unpack(self) -> None:
+        """Bring what MPI has written to where the tensor lies."""
+        if self._host is not self._tensor:
+            self._tensor.copy_(self._host, non_blocking=True)  # torch keeps pinned memory until it has been read
+
+
+def _by_address(tensor: Tensor) -> list[Any]:
+    """Return what mpi4py takes for memory that the host cannot look into."""
+    code = torch.empty(0, dtype=tensor.dtype).numpy().dtype.char
+    return [_mpi().buffer.fromaddress(tensor.data_ptr(), tensor.nbytes), _mpi().Datatype.fromcode(code)]
 
 
 class _MpiRequest:
-    """An operation under way on a buffer of the host, which it keeps alive, and the tensor elsewhere that it is for."""
+    """An operation under way on a message, which it keeps alive."""
 
-    def __init__(self, request: Any, watch: StallWatch, operation: str, host: Tensor | None = None,
-                 target: Tensor | None = None) -> None:
-        self._request, self._host, self._target = request, host, target
+    def __init__(self, request: Any, watch: StallWatch, operation: str, message: _Message, *, is_written: bool = False
+                 ) -> None:
+        self._request, self._message, self._is_written = request, message, is_written
         self._watch, self._operation = watch, operation
 
     def test(self) -> bool:
@@ -172,8 +235,8 @@ class _MpiRequest:
     def wait(self) -> None:
         with self._watch(self._operation):
             self._request.Wait()
-        if self._target is not None and self._host is not None:
-            self._target.copy_(self._host)
+        if self._is_written:
+            self._message.unpack()
 
 
 class _SharedWindow:

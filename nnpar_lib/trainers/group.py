@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -38,6 +38,13 @@ class Communicator(Protocol):
     rank: int
     size: int
 
+    @property
+    def takes_gpu_tensors(self) -> bool:
+        """Whether tensors pass from GPU to GPU as they are; else they go by way of pinned memory of the host."""
+
+    def summing_by(self, sum_: Callable[[Tensor], None]) -> Communicator:
+        """Return the same group, in which this function replaces a tensor by its sum over ranks instead of MPI."""
+
     def barrier(self) -> None:
         """Return when every rank has arrived."""
 
@@ -45,19 +52,19 @@ class Communicator(Protocol):
         """Return when every rank has arrived, asleep meanwhile, so that ranks at work have the cores to themselves."""
 
     def allreduce_sum_(self, tensor: Tensor) -> None:
-        """Replace a contiguous tensor by its sum over ranks; it has the same shape on all of them."""
+        """Replace a tensor by its sum over ranks; it has the same shape on all of them."""
 
     def start_allreduce_sum_(self, tensor: Tensor) -> Request:
-        """Begin to replace a contiguous tensor on the CPU by its sum; it must not be touched before it is complete."""
+        """Begin to replace a tensor by its sum; it must not be touched before `wait` has returned."""
 
     def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
-        """Begin to send a contiguous tensor to a rank; it must not be changed before the send is complete."""
+        """Begin to send a tensor to a rank; it must not be changed before the send is complete."""
 
     def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
-        """Begin to fill a contiguous tensor of the sender's shape and type; it is there when this is complete."""
+        """Begin to fill a tensor of the sender's shape and type; it is there when `wait` has returned."""
 
     def broadcast_(self, tensor: Tensor, source: int) -> None:
-        """Fill a contiguous tensor, of the same shape and type on all ranks, with that of one of them."""
+        """Fill a tensor, of the same shape and type on all ranks, with that of one of them."""
 
     def split(self, colors: Sequence[int]) -> Communicator:
         """Return the group of the ranks that have this rank's colour, in the order of their ranks (collective)."""
@@ -106,6 +113,10 @@ class SingleCommunicator:
 
     rank = 0
     size = 1
+    takes_gpu_tensors = False
+
+    def summing_by(self, sum_: Callable[[Tensor], None]) -> Communicator:
+        return self
 
     def barrier(self) -> None: ...
 

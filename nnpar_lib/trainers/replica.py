@@ -150,16 +150,20 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: RunConfig, *, fu
     """Return torch's optimizer for this config.
 
     The fused form makes one pass over the buffer and is the fastest one for a flat parameter; None leaves the choice
-    to torch, as a user who says nothing would.
+    to torch, as a user who says nothing would. A recorded step reads a learning rate that changes from the device, in
+    the type that the fused forms take.
     """
     parameters = list(parameters)
+    lr: float | Tensor = config.lr
+    if config.cuda_graph and config.lr_schedule != "constant":
+        lr = torch.tensor(lr, dtype=torch.float32, device=config.device)
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.lr, fused=fused)
+        return torch.optim.Adam(parameters, lr=lr, fused=fused, capturable=config.cuda_graph)
     if config.optimizer == "adagrad":
         return torch.optim.Adagrad(parameters, lr=config.lr, fused=fused if config.device == "cpu" else None)
     momentum = 0.0 if config.optimizer == "sgd" else config.momentum
     nesterov = config.optimizer == "nesterov"
-    return torch.optim.SGD(parameters, lr=config.lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
@@ -177,7 +181,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: RunConfig, step:
     """Give the optimizer the learning rate of this step."""
     if config.lr_schedule != "constant":
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(learning_rate(config, step))
+            else:
+                group["lr"] = learning_rate(config, step)
 
 
 def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:

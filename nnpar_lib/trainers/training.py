@@ -238,7 +238,8 @@ def _record(run: _Run, placement: Placement, origin: dict[str, Any]) -> RunRecor
         resumed_at=run.resumed_at,
         weights_sha256=digest,
         num_parameters=num_parameters,
-        oversubscribed=placement.oversubscribed, bound=placement.bound, config=config.to_dict(),
+        oversubscribed=placement.oversubscribed, bound=placement.bound,
+        gpu=communicator.broadcast_object(placement.gpu), config=config.to_dict(),
         provenance=communicator.broadcast_object(origin),
         history=[_finite(entry) for entry in run.history], events=communicator.allgather_objects(run.timeline.events),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.provenance import provenance
+from nnpar_lib.records import ComparisonRecord
 from nnpar_lib.trainers import models, strategies
 from nnpar_lib.trainers.communicator import world
 from nnpar_lib.trainers.group import Communicator, SingleCommunicator
@@ -22,7 +25,7 @@ from nnpar_lib.trainers.training import evaluate
 NUM_STEPS = 20
 PARALLEL_ONLY = ("data_loading", "average_every", "allreduce", "bucket_kib", "schedule", "num_microbatches",
                  "num_chunks", "pipeline_size", "balance", "memory_budget_mib", "checkpoint",
-                 "checkpoint_every", "stall_seconds")  # say how to compute, not what
+                 "checkpoint_every", "stall_seconds", "communicator", "cuda_graph")  # say how to compute, not what
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,24 @@ def difference_from_serial(config: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def measure(configs: Sequence[dict[str, Any]], experiment: str = "comparison") -> list[dict[str, Any]]:
+    """Compare each parallel run with a serial one, as `difference_from_serial` does (collective over the world).
+
+    Return ComparisonRecords as dicts on rank 0, an empty list elsewhere.
+    """
+    ranks = world()
+    records: list[ComparisonRecord] = []
+    for config in configs:
+        parameters, origin = RunConfig.from_parameters(config), provenance()
+        group = ranks.first_ranks(parameters.num_ranks)
+        gpu = {} if group is None else place(parameters, group).gpu
+        differences = difference_from_serial(config)
+        if ranks.rank == 0:
+            records.append(ComparisonRecord(differences=differences, config=config, gpu=gpu, provenance=origin,
+                                            experiment=experiment))
+    return [dataclasses.asdict(record) for record in records]
+
+
 def _compare(config: RunConfig, group: Communicator) -> dict[str, float]:
     place(config, group)
     outcome = _train(config, group)
@@ -61,7 +82,7 @@ def _compare(config: RunConfig, group: Communicator) -> dict[str, float]:
 
 def _differences(config: RunConfig, outcome: Outcome) -> dict[str, float]:
     """Train serially, and return how far a parallel run has ended from there."""
-    expected, initial = _train_serially(_serial_twin(config)), list(models.build(config).parameters())
+    expected, initial = _train_serially(serial_twin(config)), list(models.build(config).parameters())
     sizes, start = [parameter.numel() for parameter in initial], _flat(initial)
     update, expected_update = outcome.first_weights - start, expected.first_weights - start
     return {
@@ -74,8 +95,8 @@ def _differences(config: RunConfig, outcome: Outcome) -> dict[str, float]:
     }
 
 
-def _serial_twin(config: RunConfig) -> RunConfig:
-    """Return the serial run that a parallel one has to equal."""
+def serial_twin(config: RunConfig) -> RunConfig:
+    """Return the serial run that a parallel one has to equal, without a checkpoint."""
     defaults = RunConfig()
     return config.replace(strategy="serial", num_ranks=1, **{name: getattr(defaults, name) for name in PARALLEL_ONLY})
 

@@ -10,29 +10,13 @@ import time
 import urllib.request
 
 import nbformat
+import psutil
 import pytest
 
+from nnpar_lib.launch.engines import SESSION_VARIABLE
 from tests.conftest import ROOT
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RUN_SECONDS = 150
-
-
-@pytest.fixture(scope="module")
-def page():
-    """Return a page of a browser, which keeps the addresses it was made to ask in `page.asked`."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip("there is no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = running.new_page(viewport={"width": 1280, "height": 1000})
-        page.asked = []
-        page.on("request", lambda request: page.asked.append(request.url))
-        yield page
-        running.close()
 
 
 @pytest.fixture
@@ -90,10 +74,17 @@ def errors(notebook):
     return [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"]
 
 
+def engines_of(folder):
+    """Return the processes that work for notebooks of this folder."""
+    return [process for process in psutil.process_iter(["cwd", "environ"])
+            if SESSION_VARIABLE in (process.info["environ"] or {}) and str(folder) in (process.info["cwd"] or "")]
+
+
 @pytest.mark.timeout(RUN_SECONDS + 120)
-def test_run_all_shows_plots_and_leaves_no_error(page, lab):
+@pytest.mark.parametrize("name", ["00_check_your_machine", "02_train_with_data_parallelism", "08_demo"])
+def test_run_all_shows_plots_and_leaves_no_error_and_no_engine(page, lab, name):
     address, folder = lab
-    notebook = run_all(page, address, folder / "00_check_your_machine.ipynb")
+    notebook = run_all(page, address, folder / f"{name}.ipynb")
     assert errors(notebook) == []
     pictures = [output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in
                 output.get("data", {})]
@@ -101,3 +92,4 @@ def test_run_all_shows_plots_and_leaves_no_error(page, lab):
     assert page.locator(".jp-RenderedImage img").count() > 0
     own = (address, address.replace("http", "ws"), "data:", "blob:")
     assert [url for url in page.asked if not url.startswith(own)] == []
+    assert engines_of(folder) == []

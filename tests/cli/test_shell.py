@@ -68,6 +68,8 @@ def test_a_run_that_is_recorded_already_is_skipped(tmp_path):
     (("--lr", "fast"), ("fast",)),
     (("--stratgy", "serial"), ("--stratgy", "--strategy")),
     (("--device", "cuda"), ("cuda", "cpu")),
+    (("--cuda-graph",), ("cuda_graph", "device='cuda'")),
+    (("--strategy", "gradient_averaging", "--communicator", "nccl"), ("communicator='nccl'", "communicator='mpi'")),
 ])
 def test_a_wrong_option_is_one_line_that_names_the_remedy(options, words):
     if "cuda" in options and shutil.which("nvidia-smi"):
@@ -76,6 +78,15 @@ def test_a_wrong_option_is_one_line_that_names_the_remedy(options, words):
     assert process.returncode != 0
     assert process.stderr.strip().count("\n") == 0, process.stderr
     assert all(word in process.stderr for word in words)
+
+
+def test_the_measurements_of_a_gpu_end_in_one_line_where_there_is_none(tmp_path):
+    if shutil.which("nvidia-smi"):
+        pytest.skip("there is a GPU")
+    process = run_python("-m", "nnpar_lib", "gpu", "--out", tmp_path / "gpu.jsonl", timeout=60)
+    assert process.returncode == 2
+    assert process.stderr.strip().count("\n") == 0 and "needs a GPU" in process.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_that_is_missing_is_one_line_that_names_folder_and_remedy(tmp_path):

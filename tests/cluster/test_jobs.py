@@ -156,9 +156,9 @@ def test_scripts_stay_short():
 
 
 def test_weak_scaling_over_two_nodes_ends_in_a_page(overdue, tmp_path):
-    job = Job(tmp_path, ROOT / "notebooks" / "08_scale_over_nodes.ipynb", ROOT / "cluster" / "params" / "quick.yml")
+    job = Job(tmp_path, ROOT / "notebooks" / "09_scale_over_nodes.ipynb", ROOT / "cluster" / "params" / "quick.yml")
     assert job.wait() == "COMPLETED", job.log.read_text()
-    records = results.load(job.folder / "08_scale_over_nodes.jsonl")
+    records = results.load(job.folder / "09_scale_over_nodes.jsonl")
     assert Counter((record.model, record.num_ranks) for record in records) == {
         ("mlp", 1): 3, ("mlp", 2): 9, ("cnn", 1): 3, ("cnn", 2): 9}
     assert not any(record.oversubscribed or record.diverged for record in records)

@@ -92,5 +92,15 @@ def test_an_error_in_the_block_comes_through_and_nothing_is_left(spmd_functions_
     assert caught.value is raised
     assert processes_of(running.session) == []
     assert dict(os.environ) == before
-    with pytest.raises(EnginesLost, match="block is over"):
+    with pytest.raises(EnginesLost, match="work was over"):
+        running.call("spmd_functions.who")
+
+
+def test_engines_are_stopped_by_hand_as_often_as_one_likes(spmd_functions_importable):
+    running = engines(1)
+    assert running.call("spmd_functions.add", 1, b=1) == [2]
+    running.stop()
+    running.stop()
+    assert processes_of(running.session) == []
+    with pytest.raises(EnginesLost, match="work was over"):
         running.call("spmd_functions.who")

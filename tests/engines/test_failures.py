@@ -135,3 +135,9 @@ def test_engines_that_cannot_start_say_why(spmd_functions_importable, monkeypatc
     with pytest.raises(RuntimeError, match=r"(?s)2 engines did not start.*mpiexec ended with exit code"), engines(2):
         pass
     assert time.monotonic() - start < 10
+
+
+def test_engines_that_nobody_stopped_end_with_their_process(spmd_functions_importable):
+    program = "from nnpar_lib.launch.engines import engines; print(engines(1).session)"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    seconds_until_gone(process.stdout.strip(), limit=10)

@@ -8,14 +8,22 @@ from __future__ import annotations
 import itertools
 import json
 
+import torch
+
+from nnpar_lib import offers
 from nnpar_lib.config import OPTIMIZERS, RunConfig
+from nnpar_lib.trainers import recording
 from nnpar_lib.trainers.communicator import world
 from nnpar_lib.trainers.measurement import abort_all_on_error
 from nnpar_lib.trainers.transparency import difference_from_serial
+from tests.conftest import DEVICE
+from tests.tape import TapeRecorder
 
 SMALL = {"mlp": {"hidden": (32, 16)}, "cnn": {"channels": (3, 5), "hidden": (16,)}, "resnet18": {"width": 4}}
 RESNET = (("gradient_averaging", "shared", "small"), ("gradient_averaging", "mpi", "imagenet"),
           ("gradient_averaging", "overlapped", "imagenet"), ("torch_ddp", "shared", "imagenet"))
+CARRIER = {"cpu": "gloo", "cuda": "nccl"}[DEVICE]
+RECORDED = ("sgd", "momentum", "nesterov", "adam")
 UNEVEN = 67  # leaves a last batch of 7: uneven parts on 2, 3 and 4 ranks
 NEARLY_EMPTY = 71  # leaves a last batch of 1: ranks without any example
 
@@ -36,22 +44,35 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
     for strategy, allreduce, stem in RESNET:
         found[f"{strategy}-{allreduce}-resnet18-{stem}-float64"] = _config(
             num_ranks, strategy, "resnet18", "momentum", "float64", allreduce=allreduce, stem=stem)
+    for model, dtype, graph in itertools.product(("mlp", "cnn"), ("float32", "float64"), (False, True)):
+        found[f"{CARRIER}{'-recorded' * graph}-{model}-{dtype}"] = _config(
+            num_ranks, "gradient_averaging", model, "momentum", dtype, communicator=CARRIER, cuda_graph=graph,
+            lr_schedule="constant")
+    for optimizer, allreduce in itertools.product(RECORDED, ("shared", "mpi")):
+        found[f"recorded-{allreduce}-{optimizer}-float64"] = _config(
+            num_ranks, "gradient_averaging", "mlp", optimizer, "float64", allreduce=allreduce, cuda_graph=True,
+            lr_schedule="constant")
+    found[f"{CARRIER}-resnet18-float64"] = _config(
+        num_ranks, "gradient_averaging", "resnet18", "momentum", "float64", communicator=CARRIER)
     found["loader-mlp-float32"] = _config(num_ranks, "gradient_averaging", "mlp", "momentum", "float32",
                                           data_loading="loader")
     found["full-size-mlp-float32"] = RunConfig(strategy="gradient_averaging", num_ranks=num_ranks, num_threads=1,
-                                               lr=0.05, global_batch_size=UNEVEN)
-    return found
+                                               lr=0.05, global_batch_size=UNEVEN, device=DEVICE)
+    return {name: config for name, config in found.items()
+            if not offers.shared_gpus(config, num_ranks, torch.cuda.device_count())}
 
 
 def _config(num_ranks: int, strategy: str, model: str, optimizer: str, dtype: str, **more) -> RunConfig:
     lr = 0.01 if optimizer in ("adam", "adagrad") else 0.1
     parameters = {"global_batch_size": UNEVEN, "num_epochs": 2, "lr_schedule": "linear", **SMALL[model], **more}
     return RunConfig(strategy=strategy, model=model, optimizer=optimizer, dtype=dtype, num_ranks=num_ranks, lr=lr,
-                     num_threads=1, **parameters)
+                     num_threads=1, device=DEVICE, **parameters)
 
 
 def main() -> None:
     ranks = world()
+    if DEVICE == "cpu":
+        recording.recorder = lambda _: TapeRecorder()
     found = {name: difference_from_serial(config.to_dict()) for name, config in cases(ranks.size).items()}
     if ranks.rank == 0:
         print("\nRESULT " + json.dumps(found))

@@ -1,4 +1,4 @@
-"""Run by mpiexec: all-reduces of every kind and size, on one node and on nodes that are pretended."""
+"""Run by mpiexec: all-reduces of every kind and size, on one node and on pretended ones; ways to hand tensors over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from mpi4py import MPI
 
 from nnpar_lib.trainers import allreduce
-from nnpar_lib.trainers.communicator import MpiCommunicator
+from nnpar_lib.trainers.communicator import ADDRESS, STAGED, MpiCommunicator, is_cuda_aware
 from nnpar_lib.trainers.measurement import abort_all_on_error
 from nnpar_lib.trainers.timeline import Timeline
 
@@ -33,8 +33,40 @@ def check(kind: str, size: int, dtype: torch.dtype, ranks_per_node: int | None) 
     return {"exact": all(ranks.allgather_objects(all(exact))), "same_bits": same_bits}
 
 
+def check_way(way: str, dtype: torch.dtype) -> dict[str, bool]:
+    """Sum, broadcast and pass round tensors that are handed to MPI as those of a GPU are."""
+    ranks = MpiCommunicator(MPI.COMM_WORLD, way=way)
+    numbers = torch.arange(1003).to(dtype) % 100
+    total, begun, spread = numbers * (ranks.rank + 1) % 100, numbers * (ranks.rank + 1) % 100, numbers + ranks.rank
+    expected = sum(numbers * (rank + 1) % 100 for rank in range(ranks.size)).to(dtype)
+    ranks.allreduce_sum_(total)
+    ranks.start_allreduce_sum_(begun).wait()
+    ranks.broadcast_(spread, ranks.size - 1)
+    arriving = torch.empty_like(numbers)
+    receive = ranks.start_receive_(arriving, (ranks.rank - 1) % ranks.size, 7)
+    send = ranks.start_send(numbers + ranks.rank, (ranks.rank + 1) % ranks.size, 7)
+    receive.wait()
+    send.wait()
+    exact = [torch.equal(total, expected), torch.equal(begun, expected),
+             torch.equal(spread, (numbers + ranks.size - 1).to(dtype)),
+             torch.equal(arriving, numbers + (ranks.rank - 1) % ranks.size)]
+    return {"exact": all(ranks.allgather_objects(all(exact))), "same_bits": True}
+
+
+def check_strided() -> dict[str, bool]:
+    """Spread a tensor whose numbers do not lie side by side."""
+    ranks = MpiCommunicator(MPI.COMM_WORLD)
+    tensor = torch.full((2, 3, 4, 5), float(ranks.rank)).to(memory_format=torch.channels_last)
+    ranks.broadcast_(tensor, ranks.size - 1)
+    exact = bool((tensor == ranks.size - 1).all()) and tensor.is_contiguous(memory_format=torch.channels_last)
+    return {"exact": all(ranks.allgather_objects(exact)), "same_bits": True}
+
+
 def main() -> None:
-    found = {}
+    found = {f"{way}-{dtype}": check_way(way, dtype) for way in (STAGED, ADDRESS)
+             for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8)}
+    found["strided"] = check_strided()
+    found["cuda_aware"] = is_cuda_aware()
     for kind in ("shared", "mpi", "overlapped"):
         for ranks_per_node in (None, 1, 2, 3) if kind == "shared" else (None,):
             for dtype in (torch.float32, torch.float64):

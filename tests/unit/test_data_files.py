@@ -272,6 +272,31 @@ def test_preflight_refuses_a_gpu_that_is_not_there(monkeypatch):
     preflight.check(RunConfig(device="cuda"))
 
 
+def test_preflight_refuses_a_graph_where_there_is_no_gpu_to_record():
+    with pytest.raises(ValueError, match=r"device='cpu' has none; leave cuda_graph out, or use device='cuda'"):
+        preflight.check(RunConfig(cuda_graph=True))
+
+
+@pytest.mark.parametrize(("changes", "who"), [
+    ({"strategy": "gradient_averaging", "communicator": "nccl"}, "communicator='nccl'"),
+    ({"strategy": "torch_ddp"}, "strategy 'torch_ddp'"),
+])
+def test_preflight_refuses_ranks_that_would_share_a_gpu_and_must_not(changes, who, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = RunConfig(device="cuda", num_ranks=3, **changes)
+    with pytest.raises(ValueError) as caught:
+        preflight.check(config)
+    assert str(caught.value) == (f"{who} needs a GPU for each rank, but num_ranks=3 puts 3 ranks of a node on 2; take "
+                                 "fewer ranks, or gradient_averaging with communicator='mpi'")
+    preflight.check(config.replace(num_ranks=2))
+    preflight.check(RunConfig(device="cuda", num_ranks=3, strategy="gradient_averaging"))
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(ValueError, match="is built without nccl; use gradient_averaging with communicator='mpi'"):
+        preflight.check(config.replace(num_ranks=2))
+
+
 def python(code):
     path = os.pathsep.join(sys.path)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,

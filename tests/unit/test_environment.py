@@ -37,8 +37,8 @@ def requirements(project):
 
 @pytest.fixture(scope="module")
 def conda():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    return {canonical(found.name): found for found in map(Requirement, environment["dependencies"])}
+    *names, by_pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    return {canonical(found.name): found for found in map(Requirement, [*names, *by_pip["pip"]])}
 
 
 @pytest.fixture(scope="module")

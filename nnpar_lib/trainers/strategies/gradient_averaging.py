@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import allreduce, batch_norm
-from nnpar_lib.trainers.data import Batch, Batches, batch_source, load
+from nnpar_lib.trainers import allreduce, batch_norm, recording
+from nnpar_lib.trainers.data import Batch, Batches
 from nnpar_lib.trainers.group import Communicator
+from nnpar_lib.trainers.process_group import leave_process_group, summing_as_configured
 from nnpar_lib.trainers.replica import Replica
 from nnpar_lib.trainers.sharding import Exchange
 from nnpar_lib.trainers.shared_update import SharedUpdate
@@ -30,19 +31,20 @@ class GradientAveraging(WholeModel):
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
         super().__init__(communicator)
-        self._replica: Replica = Replica(config, timeline)
+        self._replica: Replica = recording.build_replica(config, timeline)
         self.model = self._replica.model
+        communicator = summing_as_configured(communicator, config)
         self._communicator = communicator
         if config.batch_norm == "synchronised" and communicator.size > 1:
             batch_norm.synchronise_(self.model, Exchange(communicator, timeline))
-        data = load(config.dataset)
-        self.batches: Batches = batch_source(data, config, size=communicator.size, rank=communicator.rank)
+        self.batches: Batches = recording.build_batches(config, communicator.size, communicator.rank)
         self._compute_gradient: Callable[[Batch], Tensor] = self._replica.compute_gradient
         self._apply: SharedUpdate | _ReducedUpdate
-        if config.allreduce == "shared" and config.device == "cpu":
+        kind = config.allreduce if config.communicator == "mpi" else "queued"
+        if kind == "shared" and config.device == "cpu":
             self._apply = SharedUpdate(communicator, self._replica, timeline)
         else:
-            reducer = allreduce.build(config.allreduce, communicator, self._replica.weights.detach(), timeline,
+            reducer = allreduce.build(kind, communicator, self._replica.weights.detach(), timeline,
                                       bucket_bytes=config.bucket_kib * 1024)
             self._apply = _ReducedUpdate(self._replica, reducer)
             if isinstance(reducer, allreduce.BucketedAllreduce):
@@ -68,6 +70,7 @@ class GradientAveraging(WholeModel):
 
     def close(self) -> None:
         self._apply.free()
+        leave_process_group()
 
 
 class _ReducedUpdate:
