@@ -160,7 +160,7 @@ def test_weak_scaling_over_two_nodes_ends_in_a_page(overdue, tmp_path):
     assert job.wait() == "COMPLETED", job.log.read_text()
     records = results.load(job.folder / "09_scale_over_nodes.jsonl")
     assert Counter((record.model, record.num_ranks) for record in records) == {
-        ("mlp", 1): 3, ("mlp", 2): 9, ("cnn", 1): 3, ("cnn", 2): 9}
+        ("mlp", 1): 2, ("mlp", 2): 6, ("cnn", 1): 2, ("cnn", 2): 6}
     assert not any(record.oversubscribed or record.diverged for record in records)
     page = (job.executed.with_suffix("") / "index.html").read_text()
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
