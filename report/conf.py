@@ -29,7 +29,7 @@ suppress_warnings = ["mystnb.unknown_mime_type", "bibtex.duplicate_citation", "m
 if tags.has("article"):  # noqa: F821 - Sphinx puts it here
     html_theme, html_theme_options, html_css_files = "basic", {"nosidebar": True}, ["article.css"]
     exclude_patterns = ["notebooks.md", "notebooks/*"]
-    suppress_warnings.append("toc.excluded")
+    suppress_warnings.append("toc.not_readable")
 
 
 def setup(app: Sphinx) -> None:

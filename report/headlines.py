@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chapter import Chapter
+from chapter import DATASETS, Chapter
 from IPython.display import Markdown
 
 from nnpar_lib import regimes_study, results
@@ -109,8 +109,8 @@ def _larger(chapter: Chapter) -> str:
         for p in sizes:
             rows = predictions.predict(one, num_ranks=p, global_batch_size=1024, num_layers=128)
             best = rows.loc[rows["speedup"].idxmax()]
-            words.append(f"{p} {kind} {best['speedup']:.0f} times by {best['strategy'].replace('_', ' ')}")
-    return "Predicted, not measured, for 128 layers of 1,024 features at a batch of 1,024: " + ", ".join(words) + "."
+            words.append(f"{best['speedup']:.0f} on {p} {kind} ({best['strategy'].replace('_', ' ')})")
+    return "Predicted, not measured: 128 layers of 1,024 features at a batch of 1,024 have a speedup of " + ", ".join(words) + "."
 
 
 def _regimes(chapter: Chapter) -> str:
@@ -118,7 +118,7 @@ def _regimes(chapter: Chapter) -> str:
     study, runs = regimes_study.load(own) if own.exists() else regimes_study.load_all("results/regimes")["mlp-sgd"]
     goal = regimes.hardest_goal(regimes.study(runs))
     fit = regimes.fits(runs[runs["goal_error"] == goal]).query("preferred").iloc[0]
-    return (f"Doubling the batch halves the steps of the mlp to {goal:.0%} error on {study.dataset} up to a batch of {fit['ends_perfect']:.0f}; beyond "
+    return (f"Doubling the batch halves the steps of the mlp to {goal:.0%} error on {DATASETS[study.dataset]} up to a batch of {fit['ends_perfect']:.0f}; beyond "
             f"{fit['begins_maximal']:.0f} it gains next to nothing. The critical batch size is {fit['b_crit']:.0f} "
             f"[{fit['b_crit_low']:.0f}, {fit['b_crit_high']:.0f}].")
 

@@ -28,7 +28,7 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(len(CURVES), len(models), figsize=(1.7 * FIGURE_SIZE[0], 1.3 * FIGURE_SIZE[1]),
                                 sharex="col", squeeze=False, layout="constrained")
     for column, model in enumerate(models):
-        _curves(axes[:, column], frame[frame["model"] == model])
+        _curves(list(axes[:, column]), frame[frame["model"] == model])
         axes[0][column].set_title(model)
         axes[-1][column].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     for ax, label in zip(axes[:, 0], CURVES.values(), strict=True):
@@ -39,7 +39,7 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
 def _curves(axes: Sequence[Axes], runs: pd.DataFrame) -> None:
     widths = np.linspace(1, 3, len(runs))[::-1]
     for width, row in zip(widths, runs.itertuples(), strict=True):
-        style, history = style_of(str(row.strategy), str(row.allreduce)), pd.DataFrame(row.history)
+        style, history = style_of(str(row.strategy), str(row.allreduce)), _history(row.history)
         for ax, name in zip(axes, CURVES, strict=True):
             ax.plot(history["step"], history[name], color=style.colour, marker=style.marker, linewidth=2 * width,
                     markersize=3 + 3 * width, label=style.label, alpha=0.85)
@@ -48,15 +48,20 @@ def _curves(axes: Sequence[Axes], runs: pd.DataFrame) -> None:
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def _history(entries: Any) -> pd.DataFrame:
+    return pd.DataFrame(entries)
+
+
 def side_by_side(images: np.ndarray[Any, Any], labels: Sequence[int], probabilities: Mapping[str, np.ndarray[Any, Any]]
                  ) -> Figure:
     """Draw images [N, 28, 28] in a row, and below each what every network takes it for.
 
-    `probabilities` has an array [N, 10] a network. A cell shows the likeliest digit, in brackets where it is wrong; the
+    `probabilities` has an array [N or more, 10] a network. A cell shows the likeliest digit, in brackets where it is wrong; the
     darker it is, the surer the network.
     """
-    most = pd.DataFrame({name: found.max(axis=1) for name, found in probabilities.items()}).T
-    taken = pd.DataFrame({name: found.argmax(axis=1) for name, found in probabilities.items()}).T
+    shown = {name: found[:len(images)] for name, found in probabilities.items()}
+    most = pd.DataFrame({name: found.max(axis=1) for name, found in shown.items()}).T
+    taken = pd.DataFrame({name: found.argmax(axis=1) for name, found in shown.items()}).T
     words = pd.DataFrame({i: [str(one) if one == label else f"({one})" for one in taken[i]]
                           for i, label in enumerate(labels)}, index=taken.index)
     figure, axes = plt.subplots(2, 1, figsize=(1.5 * FIGURE_SIZE[0], 1.4 + 0.32 * len(most)), layout="constrained",

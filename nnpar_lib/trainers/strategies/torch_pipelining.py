@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import pipelining
 from torch.nn import functional
 
 from nnpar_lib.config import RunConfig
@@ -55,6 +54,8 @@ class TorchPipelining(Pipeline):
 
     def _build_schedule(self) -> None:
         """Build torch's stages, which learn the shapes of micro-batches in their first step and keep them."""
+        from torch.distributed import pipelining  # takes a second, which no other strategy should pay for
+
         stages = [pipelining.PipelineStage(
             module, stage, self._pipeline.num_stages, torch.device(self._config.device))
             for stage, module in self._modules.items()]
