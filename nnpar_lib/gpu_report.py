@@ -166,8 +166,8 @@ def _comparisons(device: str, sizes: Sizes) -> dict[str, RunConfig]:
         "ranks, graph": {"strategy": "gradient_averaging", "num_ranks": most, "allreduce": "mpi", **_graph(device)},
         "pipeline": {"strategy": "pipeline", "num_ranks": 2},
     }
-    common = {"device": device, "dtype": "float64", "global_batch_size": 67, "num_epochs": 2, "num_threads": 1,
-              "lr": 0.05}
+    common: dict[str, Any] = {
+        "device": device, "dtype": "float64", "global_batch_size": 67, "num_epochs": 2, "num_threads": 1, "lr": 0.05}
     return {f"{model}, {label}": RunConfig(model=model, **changes, **common, **way)
             for model, changes in SMALL.items() for label, way in ways.items()}
 

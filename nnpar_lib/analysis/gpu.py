@@ -131,4 +131,4 @@ def _of_kind(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 def _worst_loss(found: pd.DataFrame, label: str) -> float:
     alone, other = (found[found["label"] == name]["final_losses"].iloc[0] for name in (ALONE, label))
-    return max(abs(one / two - 1) for one, two in zip(other, alone, strict=True))
+    return float(max(abs(one / two - 1) for one, two in zip(other, alone, strict=True)))

@@ -31,7 +31,6 @@ BROKEN_OFF = {
     "mpi": {"strategy": "gradient_averaging", "num_ranks": 4, "allreduce": "mpi", "optimizer": "adagrad"},
     "overlapped": {"strategy": "gradient_averaging", "num_ranks": 2, "allreduce": "overlapped",
                    "optimizer": "nesterov"},
-    "gloo": {"strategy": "gradient_averaging", "num_ranks": 3, "communicator": "gloo"},
     "averages": {"strategy": "weight_averaging", "num_ranks": 3, "average_every": 8},
     "averages-adam": {"strategy": "weight_averaging", "num_ranks": 4, "average_every": 8, "optimizer": "adam"},
     "root": {"strategy": "root_worker", "num_ranks": 3},

@@ -9,6 +9,8 @@ from nnpar_lib import gpu_report, results
 from nnpar_lib.analysis import gpu
 from nnpar_lib.config import MODELS
 from nnpar_lib.gpu_report import FULL, Part
+from nnpar_lib.records import ComparisonRecord, SweepRecord
+from nnpar_lib.trainers import sweeping, transparency
 
 GPU_MACHINE = dataclasses.replace(FULL, num_cores=16, num_gpus=2)
 TINY = gpu_report.Sizes(examples={"cpu": dict.fromkeys(MODELS, 600)}, models=("mlp",), graph_batch_sizes=(64,),
@@ -81,17 +83,26 @@ def test_what_there_is_no_time_for_is_named_and_nothing_started(tmp_path):
     assert not (tmp_path / "gpu.jsonl").exists()
 
 
-def test_a_cpu_measures_the_same_in_small_and_a_part_that_fails_takes_no_other_with_it(tmp_path):
+def test_a_part_that_fails_takes_no_other_with_it(tmp_path):
     out, plan = tmp_path / "gpu.jsonl", parts("cpu", TINY)
     broken = Part(experiment="broken", num_ranks=1, function=gpu_report.SWEEP, groups=({},))
-    missing = gpu_report.measure([broken, plan["gpu-same"], plan["gpu-sweep"], plan["gpu-several"]], out, seconds=120)
+    missing = gpu_report.measure([broken, plan["gpu-several"]], out, seconds=120)
     assert len(missing) == 1 and missing[0].startswith("broken, which failed: rank 0 raised IndexError")
     frame = results.frame(results.load(out))
-    assert frame["kind"].value_counts().to_dict() == {"run": 12, "sweep": 6, "comparison": 8}
+    assert len(frame) == 4 * plan["gpu-several"].num_repeats
+    assert list(gpu.speeds(frame)["label"]) == ["1 rank", "mpi", "gloo", "gloo, graph"]
+
+
+def test_a_cpu_measures_trials_and_differences_in_small():
+    plan = parts("cpu", TINY)
+    trials = [config.to_dict() for config in plan["gpu-sweep"].groups[0].values()]
+    same = [config.to_dict() for config in plan["gpu-same"].groups[0].values() if config.num_ranks == 1]
+    frame = results.frame([*(SweepRecord(**found) for found in sweeping.measure(trials, "gpu-sweep")),
+                           *(ComparisonRecord(**found) for found in transparency.measure(same, "gpu-same"))])
+    assert frame["kind"].value_counts().to_dict() == {"sweep": 6, "comparison": 2}
     assert gpu.differences(frame)["weights"].max() < 1e-12
     sweeps = gpu.sweeps(frame).set_index("label")
     assert sweeps.loc[gpu.TOGETHER, "worst_loss"] < 1e-5 and sweeps.loc[gpu.ALONE, "speedup"] == 1
-    assert list(gpu.speeds(frame)["label"]) == ["1 rank", "mpi", "gloo", "gloo, graph"]
     assert "trials/h" in gpu.text(frame)
     with pytest.raises(ValueError, match="none of these records was made on a GPU"):
         gpu.machine(frame)
