@@ -28,11 +28,11 @@ def sentences(chapter: Chapter) -> dict[str, str]:
     return {one.name: _sentence(one, chapter) for one in HEADLINES}
 
 
-def table(chapter: Chapter) -> Markdown:
-    """Return all claims as a table in MyST, whose figures are cross-references."""
-    rows = [f"| {_sentence(one, chapter)} | {{numref}}`{one.figure}` | {', '.join(f'`{name}`' for name in one.records)} | `{one.notebook}` |"
-            for one in HEADLINES]
-    return Markdown("\n".join(["| Claim | Figure | Records | Notebook |", "|---|---|---|---|", *rows]))
+def listing(chapter: Chapter) -> Markdown:
+    """Return all claims as a list in MyST, whose figures are cross-references."""
+    return Markdown("\n".join(
+        f"1. {_sentence(one, chapter)}\n   {{numref}}`{one.figure}`; records {', '.join(f'`{name}`' for name in one.records)}; "
+        f"made by `{one.notebook}`." for one in HEADLINES))
 
 
 def _sentence(headline: Headline, chapter: Chapter) -> str:
