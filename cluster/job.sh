@@ -17,7 +17,7 @@ run_notebook() {  # run_notebook NOTEBOOK PARAMETERS: execute it over all ranks 
     executed="$folder/$(basename "$1" .ipynb)-$SLURM_JOB_ID.ipynb"
     mkdir -p "$folder"
     stage_data
-    rm -rf .nnpar-"$SLURM_JOB_ID"-*    # of this job before it was requeued
+    rm -rf notebooks/.nnpar-"$SLURM_JOB_ID"-*    # of this job before it was requeued
     papermill --log-output --no-progress-bar --cwd notebooks -k python3 -f "$2" \
         -p num_ranks "$SLURM_NTASKS" -p results_folder "$(realpath "$folder")" "$1" "$executed"
     python report/build.py --page "$executed"

@@ -83,7 +83,8 @@ def build(folder: Path, dataset: str, preset: str, measured: Sequence[str], *, r
     source = _lay_out(folder / "source", executed)
     figures = ROOT / "figures" if is_kept else folder / "figures"
     _execute_chapters(source, {"results_folder": os.path.relpath(results, REPORT), "figures_folder": os.path.relpath(figures, REPORT)})
-    _render(source, folder / "html")
+    publish.render("html", source, folder / "html")
+    print(f"the report: {os.path.relpath(folder / 'html' / 'index.html')}")
     for file in publish.article(source, folder / "single", PUBLISHED if is_kept else folder):
         print(f"in one piece: {os.path.relpath(file)}")
 
@@ -125,11 +126,15 @@ def render_page(executed: Path) -> None:
     """
     if executed.suffix != ".ipynb" or not executed.is_file():
         raise ValueError(f"there is no notebook {executed}; name one that papermill has executed")
-    with tempfile.TemporaryDirectory() as source:
-        shutil.copy(executed, Path(source, "index.ipynb"))
+    with tempfile.TemporaryDirectory() as folder:
+        source, html = Path(folder, "source"), executed.with_suffix("")
+        source.mkdir()
         for name in LOOKS:
             shutil.copy(REPORT / name, source)
-        _render(Path(source), executed.with_suffix(""))
+        shutil.copy(executed, source / "index.ipynb")
+        publish.render("html", source, Path(folder, "html"))  # with more beside it than a reader wants to see
+        shutil.copytree(Path(folder, "html"), html, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    print(f"the page: {html / 'index.html'}")
 
 
 def parameters(name: str, dataset: str, preset: str, results: Path) -> dict[str, object]:
@@ -174,11 +179,6 @@ def _hide_parameters(executed: nbformat.NotebookNode, target: Path) -> None:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("remove-cell")
     nbformat.write(executed, target)
-
-
-def _render(source: Path, html: Path) -> None:
-    publish.render("html", source, html)
-    print(f"the report: {os.path.relpath(html / 'index.html')}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,9 @@ DATASETS = {"digits": "scikit-learn's digits (12,000 training images, moved copi
             "fashion_mnist": "Fashion-MNIST"}
 
 
+SCROLLS = 'class="dataframe" tabindex="0"'  # what scrolls has to be reached by keyboard
+
+
 class Chapter:
     """A chapter's records and figures, each in a folder; sets the one theme of all figures."""
 
@@ -79,7 +82,7 @@ def put_machine(frame: pd.DataFrame) -> None:
 def tabulate(name: str, table: pd.DataFrame, columns: dict[str, str], digits: int) -> None:
     """Place columns of a table in the text, under the names that a reader knows."""
     shown = table[list(columns)].rename(columns=columns).style.hide(axis="index").format(precision=digits, thousands=",")
-    glue(name, shown.set_table_attributes('class="dataframe"'), display=False)
+    glue(name, shown.set_table_attributes(SCROLLS), display=False)
 
 
 def show_gpu(frame: pd.DataFrame) -> None:
@@ -92,4 +95,4 @@ def show_gpu(frame: pd.DataFrame) -> None:
     display(Markdown(f"Measured on {gpu.machine(frame)}, by `make gpu-report`."))
     for caption, table in gpu.tables(frame).items():
         display(Markdown(caption))
-        display(table.style.hide(axis="index").format(precision=3, thousands=",").set_table_attributes('class="dataframe"'))
+        display(table.style.hide(axis="index").format(precision=3, thousands=",").set_table_attributes(SCROLLS))

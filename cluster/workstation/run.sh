@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a bare Linux machine (8 to 64 cores, such as a lab's) to the rendered report:  cluster/workstation/run.sh [DATASET [PRESET]]
 # Goes on where an earlier call was cut off. No root needed where Python 3.11 with venv, make and a C++ compiler are there.
+# Predicted times: cluster/README.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 for tool in make g++ "${PYTHON:-python3}"; do

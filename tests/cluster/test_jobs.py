@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -82,15 +83,20 @@ class Job:
     def show(self, name):
         return re.search(rf"\b{name}=(\S+)", self.control("show", "job", self.id))[1]
 
-    def wait(self, seconds=120):
+    def wait(self, seconds=120, until=OVER):
         deadline = time.monotonic() + seconds
-        while self.show("JobState") not in OVER:
+        while self.show("JobState") not in until:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.2)
         return self.show("JobState")
 
     def records(self):
         return results.load(self.folder / "job.jsonl")
+
+    @staticmethod
+    def node_state(node):
+        command = ["sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%t"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
 
     def wait_for_record(self, seconds=90):
         deadline = time.monotonic() + seconds
@@ -103,8 +109,8 @@ class Job:
 
     def leftovers(self):
         """Return this job's processes and its files in the project's folder, some seconds after its end."""
-        deadline = time.monotonic() + 15
-        while (found := [*processes_of(self.id), *ROOT.glob(f".nnpar-{self.id}-*")]) and time.monotonic() < deadline:
+        deadline, files = time.monotonic() + 15, f"notebooks/.nnpar-{self.id}-*"
+        while (found := [*processes_of(self.id), *ROOT.glob(files)]) and time.monotonic() < deadline:
             time.sleep(0.3)
         return found
 
@@ -117,10 +123,13 @@ def small_job(folder, *options, **parameters):
 
 
 def processes_of(job_id):
+    """Return the job's processes, and those of SLURM that look after its steps."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("SLURM_JOB_ID") == job_id and process.status() != psutil.STATUS_ZOMBIE:
+            is_its_own = process.environ().get("SLURM_JOB_ID") == job_id
+            is_step = " ".join(process.cmdline()).startswith(f"slurmstepd: [{job_id}.")
+            if (is_its_own or is_step) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue
@@ -132,6 +141,21 @@ def overdue(testbed, tmp_path_factory):
     """A job that will sleep until its time is over, submitted before the others: SLURM's shortest limit is a minute."""
     return small_job(tmp_path_factory.mktemp("overdue"), "--time=1", "--nodes=1", "--ntasks-per-node=2",
                      "--partition=GPU-shared", num_runs=1, sleep_seconds=1000)
+
+
+@pytest.fixture(scope="module")
+def orphaned(testbed, tmp_path_factory):
+    """A job that sleeps on two nodes, one of which will lose its daemon."""
+    return small_job(tmp_path_factory.mktemp("orphaned"), "--partition=GPU", "--nodelist=v003,w001", num_runs=1,
+                     sleep_seconds=1000)
+
+
+@pytest.fixture(scope="module")
+def bereft(testbed, orphaned):
+    """The same, its node's daemon killed: SLURM takes its time to notice."""
+    orphaned.wait_for_record()
+    os.kill(int((testbed / "slurmd.w001.pid").read_text()), signal.SIGKILL)
+    return orphaned
 
 
 @pytest.mark.parametrize("options", [["rm"], ["rm", "-N2", "--ntasks-per-node=64"], ["rm-shared"], ["gpu"],
@@ -155,23 +179,7 @@ def test_scripts_stay_short():
     assert max(len(script.read_text().splitlines()) for script in SCRIPTS) <= 40
 
 
-def test_weak_scaling_over_two_nodes_ends_in_a_page(overdue, tmp_path):
-    job = Job(tmp_path, ROOT / "notebooks" / "09_scale_over_nodes.ipynb", ROOT / "cluster" / "params" / "quick.yml")
-    assert job.wait() == "COMPLETED", job.log.read_text()
-    records = results.load(job.folder / "09_scale_over_nodes.jsonl")
-    assert Counter((record.model, record.num_ranks) for record in records) == {
-        ("mlp", 1): 3, ("mlp", 2): 9, ("cnn", 1): 3, ("cnn", 2): 9}
-    assert not any(record.oversubscribed or record.diverged for record in records)
-    page = (job.executed.with_suffix("") / "index.html").read_text()
-    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    assert all(f"{model}: " in text for model in ("mlp", "cnn"))
-    assert text.count("on 2 ranks over 2 nodes") == 2 and "r001" in text and "r002" in text
-    assert page.count("<img") >= 4
-    assert re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?|png|svg))"', page) == []
-    assert job.leftovers() == []
-
-
-def test_a_job_that_fails_says_so_and_why(overdue, tmp_path):
+def test_a_job_that_fails_says_so_and_why(overdue, orphaned, tmp_path):
     job = small_job(tmp_path, lr=-1)
     assert job.wait() == "FAILED"
     assert job.show("ExitCode") == "1:0"
@@ -179,7 +187,7 @@ def test_a_job_that_fails_says_so_and_why(overdue, tmp_path):
     assert job.leftovers() == []
 
 
-def test_a_job_that_is_requeued_goes_on_where_it_was(overdue, tmp_path):
+def test_a_job_that_is_requeued_goes_on_where_it_was(overdue, bereft, tmp_path):
     job = small_job(tmp_path, num_runs=4)
     job.wait_for_record()
     before = job.records()
@@ -204,6 +212,37 @@ def test_a_job_that_is_cancelled_leaves_nothing_but_its_results(overdue, tmp_pat
     assert job.wait() == "CANCELLED"
     assert job.leftovers() == []
     assert len(job.records()) == 1
+
+
+def test_weak_scaling_over_two_nodes_ends_in_a_page(overdue, tmp_path):
+    job = Job(tmp_path, ROOT / "notebooks" / "09_scale_over_nodes.ipynb", ROOT / "cluster" / "params" / "quick.yml")
+    assert job.wait() == "COMPLETED", job.log.read_text()
+    records = results.load(job.folder / "09_scale_over_nodes.jsonl")
+    assert Counter((record.model, record.num_ranks) for record in records) == {
+        ("mlp", 1): 2, ("mlp", 2): 6, ("cnn", 1): 2, ("cnn", 2): 6}
+    assert not any(record.oversubscribed or record.diverged for record in records)
+    page = (job.executed.with_suffix("") / "index.html").read_text()
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert all(f"{model}: " in text for model in ("mlp", "cnn"))
+    assert text.count("on 2 ranks over 2 nodes") == 2 and "r001" in text and "r002" in text
+    assert page.count("<img") >= 4
+    assert re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?|png|svg))"', page) == []
+    assert job.leftovers() == []
+
+
+def test_a_job_whose_node_loses_its_daemon_is_requeued_with_its_results(testbed, bereft):
+    assert bereft.wait(90, until=("PENDING",)) == "PENDING"
+    assert (bereft.show("Restarts"), bereft.node_state("w001")) == ("1", "down*")
+    assert re.search(rf"JobId={bereft.id} .* JobState=NODE_FAIL ", (testbed / "finished-jobs").read_text())
+    assert bereft.leftovers() == []
+    subprocess.run(["scancel", bereft.id], check=True)
+    assert bereft.wait() == "CANCELLED"
+    assert len(bereft.records()) == 1
+    subprocess.run(["slurmd", "-N", "w001"], check=True)
+    deadline = time.monotonic() + 20
+    while bereft.node_state("w001") != "idle" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert (bereft.node_state("w001"), bereft.leftovers()) == ("idle", [])
 
 
 def test_a_job_whose_time_is_over_leaves_nothing_but_its_results(overdue):
