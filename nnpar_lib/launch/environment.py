@@ -20,6 +20,7 @@ ALWAYS = {
 OUTSIDE_SLURM = {  # inside an allocation the slots are real: oversubscribing would pile all ranks on the first node
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_btl": "^ofi",  # looks a second for networks that one machine has no use for
 }
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # usual in containers
 
