@@ -39,8 +39,8 @@ def article(source: Path, scratch: Path, folder: Path) -> list[Path]:
 def _in_one_piece(file: Path) -> str:
     """Return a page with its styles and pictures inside it, and without scripts: it is there to be read."""
     page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
-    for script in page.find_all("script"):
-        script.decompose()
+    for part in page.select("script, .related, .sphinxsidebar, .footer"):  # nothing to press, nowhere else to go
+        part.decompose()
     for link in page.find_all("link"):
         if "stylesheet" in link.get("rel", []):
             style = page.new_tag("style")
