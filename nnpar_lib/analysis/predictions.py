@@ -46,7 +46,8 @@ V100 = AssumedMachine(
     source="15.7 TFLOP/s and 2 x 150 GB/s a GPU: Pittsburgh Supercomputing Center (2021); the rest is assumed")
 T4 = AssumedMachine(  # one alone: it exchanges nothing
     name="T4 GPU", flops_per_second=0.5 * 8.1e12, fixed_seconds=20e-6, message=cost_model.NOTHING,
-    source="8.1 TFLOP/s in single precision: 2,560 units that multiply and add at 1.59 GHz; the rest is assumed as for the V100")
+    source="8.1 TFLOP/s in single precision: 2,560 units that multiply and add at 1.59 GHz; the rest is assumed as for "
+           "the V100")
 
 
 def compare(records: Iterable[Record], models: Mapping[Architecture, Model], machine: Machine) -> pd.DataFrame:
