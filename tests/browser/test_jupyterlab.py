@@ -84,7 +84,6 @@ def engines_of(folder):
 @pytest.mark.parametrize("name", ["00_check_your_machine", "02_train_with_data_parallelism", "08_demo"])
 def test_run_all_shows_plots_and_leaves_no_error_and_no_engine(page, lab, name):
     address, folder = lab
-    page.asked.clear()  # a JupyterLab of an earlier test had another address
     notebook = run_all(page, address, folder / f"{name}.ipynb")
     assert errors(notebook) == []
     pictures = [output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in

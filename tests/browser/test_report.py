@@ -24,7 +24,6 @@ def report(tmp_path_factory):
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_and_asks_the_network_for_nothing(page, report, name):
-    page.asked.clear()
     page.set_viewport_size(DESK)
     page.goto((report / "html" / f"{name}.html").as_uri())
     page.wait_for_load_state("networkidle")
