@@ -19,6 +19,11 @@ FOOTER = ('<div style="width: 100%; text-align: center; font-size: 8px">'
           '<span class="pageNumber"></span> / <span class="totalPages"></span></div>')
 
 
+def find_browser() -> str | None:
+    """Return the path of a Chromium, None where there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 def render(builder: str, source: Path, target: Path, *options: str) -> None:
     """Have Sphinx build the pages of a folder anew; what it warns of is an error."""
     shutil.rmtree(target, ignore_errors=True)
@@ -32,7 +37,7 @@ def article(source: Path, scratch: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{NAME}.html"
     page.write_text(_in_one_piece(scratch / "index.html"), encoding="utf-8")
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = find_browser()
     return [page] if browser is None else [page, _print(page, folder / f"{NAME}.pdf", browser)]
 
 

@@ -38,18 +38,14 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
 
 def _curves(axes: Sequence[Axes], runs: pd.DataFrame) -> None:
     widths = np.linspace(1, 3, len(runs))[::-1]
-    for width, row in zip(widths, runs.itertuples(), strict=True):
-        style, history = style_of(str(row.strategy), str(row.allreduce)), _history(row.history)
+    for width, run in zip(widths, runs.to_dict("records"), strict=True):
+        style, history = style_of(run["strategy"], run["allreduce"]), pd.DataFrame(run["history"])
         for ax, name in zip(axes, CURVES, strict=True):
             ax.plot(history["step"], history[name], color=style.colour, marker=style.marker, linewidth=2 * width,
                     markersize=3 + 3 * width, label=style.label, alpha=0.85)
     axes[-1].yaxis.set_major_formatter(PercentFormatter(1))
     axes[-1].set(xlabel="step", ylim=(0, 1.02))
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _history(entries: Any) -> pd.DataFrame:
-    return pd.DataFrame(entries)
 
 
 def side_by_side(images: np.ndarray[Any, Any], labels: Sequence[int], probabilities: Mapping[str, np.ndarray[Any, Any]]

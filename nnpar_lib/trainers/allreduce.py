@@ -40,26 +40,6 @@ def build(kind: str, communicator: Communicator, like: Tensor, timeline: Timelin
     return MpiAllreduce(communicator, like, timeline)
 
 
-class MpiAllreduce:
-    """One blocking MPI_Allreduce of the whole buffer: one message, so its latency is paid once."""
-
-    measures_wait = True
-
-    def __init__(self, communicator: Communicator, like: Tensor, timeline: Timeline) -> None:
-        self.buffer = torch.zeros_like(like)
-        self._communicator = communicator
-        self._timeline = timeline
-
-    def reduce_(self) -> None:
-        self._timeline.lap(OTHER)
-        self._communicator.barrier()
-        self._timeline.lap(WAIT)
-        self._communicator.allreduce_sum_(self.buffer)
-        self._timeline.lap(COMMUNICATE)
-
-    def free(self) -> None: ...
-
-
 class QueuedAllreduce:
     """One all-reduce of the whole buffer by what the communicator sums with, without a barrier before it.
 
@@ -76,10 +56,25 @@ class QueuedAllreduce:
 
     def reduce_(self) -> None:
         self._timeline.lap(OTHER)
+        self._sum()
+
+    def free(self) -> None: ...
+
+    def _sum(self) -> None:
         self._communicator.allreduce_sum_(self.buffer)
         self._timeline.lap(COMMUNICATE)
 
-    def free(self) -> None: ...
+
+class MpiAllreduce(QueuedAllreduce):
+    """One blocking MPI_Allreduce of the whole buffer: one message, so its latency is paid once."""
+
+    measures_wait = True
+
+    def reduce_(self) -> None:
+        self._timeline.lap(OTHER)
+        self._communicator.barrier()
+        self._timeline.lap(WAIT)
+        self._sum()
 
 
 class SharedAllreduce:

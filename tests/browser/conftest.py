@@ -1,16 +1,14 @@
 """A page of a real browser, for notebooks and for the report."""
 
-import shutil
-
 import pytest
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+from report.publish import find_browser
 
 
 @pytest.fixture(scope="module")
 def browser():
     """Return a running browser."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = find_browser()
     if path is None:
         pytest.skip("there is no Chromium on this machine")
     from playwright.sync_api import sync_playwright
