@@ -10,7 +10,7 @@ from nnpar_lib.trainers.measurement import abort_all_on_error
 from nnpar_lib.trainers.training import train
 
 LARGE = {"hidden": (3072, 3072, 3072, 3072), "num_steps": 2, "num_warmup_steps": 1, "global_batch_size": 16,
-         "evaluate_every": 0, "memory_budget_mib": 460, "num_threads": 1, "num_microbatches": 2}
+         "evaluate_every": 0, "memory_budget_mib": 540, "num_threads": 1, "num_microbatches": 2}
 
 
 def outcome(config: RunConfig) -> str:
