@@ -13,7 +13,7 @@ import pandas as pd
 
 from nnpar_lib.analysis import regimes
 from nnpar_lib.launch import preflight
-from nnpar_lib.launch.engines import engines
+from nnpar_lib.launch.engines import Engines, engines
 from nnpar_lib.launch.search import Search
 from nnpar_lib.provenance import provenance
 from nnpar_lib.study import StudyConfig
@@ -28,23 +28,19 @@ def run(arguments: argparse.Namespace) -> int:
     names = [field.name for field in dataclasses.fields(StudyConfig)]
     study = StudyConfig(**{name: getattr(arguments, name) for name in names})
     preflight.check_writable(arguments.out)
-    rows = measure(study, arguments.storage, arguments.num_ranks)
+    rows = _rows(Search(study, arguments.storage), arguments.num_ranks)
     write(arguments.out, study, rows)
     print(text(rows))
     print(f"the tables and runs are in {arguments.out}, the storage is {arguments.storage}")
     return 0
 
 
-def measure(study: StudyConfig, storage: str | Path, num_ranks: int) -> pd.DataFrame:
-    """Do what a study's storage does not hold yet, on this many engines, and return its rows.
+def measure(study: StudyConfig, storage: str | Path, ranks: Engines) -> pd.DataFrame:
+    """Do what a study's storage does not hold yet, on running engines, and return its rows.
 
-    A study that is done already starts no engine. Raises a ValueError where the storage is that of another study.
+    Raises a ValueError where the storage is that of another study.
     """
-    search = Search(study, storage)
-    if search.is_over:
-        return pd.DataFrame(search.rows())
-    with engines(num_ranks) as ranks:
-        return pd.DataFrame(search.run(ranks))
+    return pd.DataFrame(Search(study, storage).run(ranks))
 
 
 def write(path: str | Path, study: StudyConfig, rows: pd.DataFrame) -> None:
@@ -88,6 +84,14 @@ def text(rows: pd.DataFrame) -> str:
     form = "{:.4g}".format
     return "\n\n".join(frame[[name for name in names if name in frame]].to_string(index=False, float_format=form)
                        for frame, names in ((table, SHOWN), (fits, FIT_SHOWN)))
+
+
+def _rows(search: Search, num_ranks: int) -> pd.DataFrame:
+    """Do what is left of a search; one that is over starts no engine."""
+    if search.is_over:
+        return pd.DataFrame(search.rows())
+    with engines(num_ranks) as ranks:
+        return pd.DataFrame(search.run(ranks))
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

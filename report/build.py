@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -83,9 +83,17 @@ def build(folder: Path, dataset: str, preset: str, measured: Sequence[str], *, r
     source = _lay_out(folder / "source", executed)
     figures = ROOT / "figures" if is_kept else folder / "figures"
     _execute_chapters(source, {"results_folder": os.path.relpath(results, REPORT), "figures_folder": os.path.relpath(figures, REPORT)})
-    publish.render("html", source, folder / "html")
+    _render(source, folder, PUBLISHED if is_kept else folder)
+
+
+def _render(source: Path, folder: Path, target: Path) -> None:
+    """Render the pages into the folder, and the chapters in one piece into the target, both at once."""
+    with ThreadPoolExecutor() as pool:
+        pages = pool.submit(publish.render, "html", source, folder / "html")
+        files = publish.article(source, folder / "single", target)
+        pages.result()
     print(f"the report: {os.path.relpath(folder / 'html' / 'index.html')}")
-    for file in publish.article(source, folder / "single", PUBLISHED if is_kept else folder):
+    for file in files:
         print(f"in one piece: {os.path.relpath(file)}")
 
 

@@ -33,10 +33,11 @@ def render(builder: str, source: Path, target: Path, *options: str) -> None:
 
 def article(source: Path, scratch: Path, folder: Path) -> list[Path]:
     """Write the chapters as one HTML file and, where there is a Chromium, as a PDF; return the files."""
-    render("singlehtml", source, scratch, "-t", "article")
+    pages = scratch / "pages"  # what Sphinx puts beside it is nobody else's
+    render("singlehtml", source, pages, "-t", "article")
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{NAME}.html"
-    page.write_text(_in_one_piece(scratch / "index.html"), encoding="utf-8")
+    page.write_text(_in_one_piece(pages / "index.html"), encoding="utf-8")
     browser = find_browser()
     return [page] if browser is None else [page, _print(page, folder / f"{NAME}.pdf", browser)]
 

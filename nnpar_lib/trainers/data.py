@@ -10,19 +10,11 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nnpar_lib import data_files, torchvision_operators
 from nnpar_lib.config import IMAGE_SIZE, NUM_TRAINING_EXAMPLES, RunConfig
-
-DIGITS_SEED = 0  # of the split and of the moves: the data set is the same in every run, whatever the run's seed
-DIGITS_TEST_FRACTION = 0.2
-DIGITS_MAX_VALUE = 16.0
-DIGITS_SIZE = 20  # the 8x8 pictures are enlarged to this and get a margin, as those of MNIST have, in which to move
-MAX_ROTATION_DEGREES = 10.0
-MAX_SHIFT_PIXELS = 2.0
-MAX_SCALE_CHANGE = 0.1
+from nnpar_lib.trainers import digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +67,7 @@ class Batch:
 @functools.cache
 def load(name: str) -> DataSet:
     """Return a data set, read once a process; raises data_files.DataError where its files are missing or damaged."""
-    dataset = _load_digits() if name == "digits" else _load_files(name)
+    dataset = DataSet.from_arrays(*digits.load()) if name == "digits" else _load_files(name)
     expected = NUM_TRAINING_EXAMPLES[name]
     if len(dataset.train_images) != expected:
         raise ValueError(f"{name} has {len(dataset.train_images)} training examples instead of {expected}")
@@ -245,55 +237,3 @@ def _load_files(name: str) -> DataSet:
     reader = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
     train, test = (reader(str(data_files.data_folder()), train=train) for train in (True, False))
     return DataSet.from_arrays(train.data, train.targets, test.data, test.targets)
-
-
-def _load_digits() -> DataSet:
-    """The digits of scikit-learn: split first, then enlarged; moved copies are made of training pictures only."""
-    from sklearn.datasets import load_digits
-
-    pictures, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
-    train, test = split_digits(labels)
-    images = _enlarge(pictures.reshape(-1, 8, 8).float())
-    num_copies = NUM_TRAINING_EXAMPLES["digits"] - len(train)
-    sources = train[torch.arange(num_copies) % len(train)]
-    train_images = torch.cat([images[train], _move(images[sources])])
-    return DataSet.from_arrays(_to_bytes(train_images), labels[torch.cat([train, sources])],
-                               _to_bytes(images[test]), labels[test])
-
-
-def split_digits(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices of the training and of the test pictures, int64: a fifth of each class is for the test."""
-    from sklearn.model_selection import train_test_split
-
-    train, test = train_test_split(np.arange(len(labels)), test_size=DIGITS_TEST_FRACTION, stratify=labels.numpy(),
-                                   random_state=DIGITS_SEED)
-    return torch.from_numpy(train), torch.from_numpy(test)
-
-
-def _enlarge(pictures: Tensor) -> Tensor:
-    """Turn pictures [N, 8, 8] with values 0..16 into [N, 28, 28] with values 0..1 and an empty margin."""
-    margin = (IMAGE_SIZE - DIGITS_SIZE) // 2
-    large = functional.interpolate((pictures / DIGITS_MAX_VALUE).unsqueeze(1), size=DIGITS_SIZE, mode="bilinear")
-    return functional.pad(large, (margin,) * 4).squeeze(1)
-
-
-def _move(images: Tensor) -> Tensor:
-    """Rotate, scale and shift each image [N, 28, 28] a little, at random but always alike."""
-    random = np.random.default_rng(DIGITS_SEED)
-    angle, scale, x, y = torch.from_numpy(random.uniform(-1, 1, (4, len(images)))).float()
-    angle = angle * np.deg2rad(MAX_ROTATION_DEGREES)
-    scale = 1 + scale * MAX_SCALE_CHANGE
-    shift = torch.stack([x, y], 1) * MAX_SHIFT_PIXELS * 2 / IMAGE_SIZE  # the sampling grid spans -1..1
-    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
-    matrices = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
-    return torch.cat([_sample(*chunk) for chunk in zip(images.split(1024), matrices.split(1024), strict=True)])
-
-
-def _sample(images: Tensor, matrices: Tensor) -> Tensor:
-    """Move each image [n, 28, 28] as its matrix [n, 2, 3] says; a chunk of them at a time stays in the cache."""
-    grid = functional.affine_grid(matrices, [len(images), 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
-    return functional.grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
-
-
-def _to_bytes(images: Tensor) -> Tensor:
-    return (images * 255).round().to(torch.uint8)

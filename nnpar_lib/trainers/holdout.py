@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.study import NUM_VALIDATION_EXAMPLES
-from nnpar_lib.trainers.data import DataSet, load, normalise, split_digits
+from nnpar_lib.trainers import digits
+from nnpar_lib.trainers.data import DataSet, load, normalise
 
 SPLIT_SEED = 0  # the split is the same in every run
 CHUNK = 250  # examples that are classified before the mistakes are counted
@@ -45,9 +46,7 @@ def validation_indices(name: str) -> Tensor:
 
 def _digits_held_out(num_examples: int, num_wanted: int) -> Tensor:
     """Return every copy of the last pictures, whose number of copies is the smaller of the two that occur."""
-    from sklearn.datasets import load_digits
-
-    num_pictures = len(split_digits(torch.from_numpy(load_digits().target))[0])
+    num_pictures = len(digits.split(digits.read()[1])[0])
     num_held_out = num_wanted // (num_examples // num_pictures)
     indices = torch.arange(num_examples)  # copies follow the pictures in their order, round after round
     return indices[indices % num_pictures >= num_pictures - num_held_out]

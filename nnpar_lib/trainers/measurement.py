@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.provenance import provenance
 from nnpar_lib.records import MessageRecord
 from nnpar_lib.results import AllreduceRecord, Record, to_json
-from nnpar_lib.trainers import allreduce
+from nnpar_lib.trainers import allreduce, data
 from nnpar_lib.trainers.communicator import world
 from nnpar_lib.trainers.group import Communicator
 from nnpar_lib.trainers.placement import INITIAL_CORES, place
@@ -71,6 +71,7 @@ def run_interleaved(configs: Sequence[dict[str, Any]], num_repeats: int = 1, exp
     named = [*zip(labels or [""] * len(configs), map(RunConfig.from_parameters, configs), strict=True)]
     todo = [(repeat, *named[index]) for repeat in range(num_repeats) for index in range(len(named))
             if (repeat, index) not in set(map(tuple, done))]
+    _prepare({config.dataset for *_, config in todo})
     records = []
     for number, (repeat, label, config) in enumerate(todo):
         group = ranks.first_ranks(config.num_ranks)
@@ -82,6 +83,13 @@ def run_interleaved(configs: Sequence[dict[str, Any]], num_repeats: int = 1, exp
                 records.append(dataclasses.asdict(record))
         ranks.idle_barrier()
     return records
+
+
+def _prepare(datasets: Iterable[str]) -> None:
+    """Have all ranks do at once what each would else do when its first run comes, while the others wait."""
+    for dataset in datasets:
+        data.load(dataset)
+    torch.optim.SGD([torch.zeros(1)])  # for the first optimizer torch imports nearly a second's worth of modules
 
 
 def describe_rank() -> dict[str, Any]:

@@ -60,9 +60,9 @@ def test_a_model_in_parts_learns_as_a_whole_one_and_one_that_does_not_fit_trains
 def test_the_quick_study_finds_steps_at_every_batch_size(built):
     folder = built / "results" / "digits-quick"
     runs = regimes_study.read(folder / "04_mlp_sgd.json")
-    assert sorted(runs["batch_size"].unique()) == [8, 16, 32, 64, 128, 256]
+    assert sorted(runs["batch_size"].unique()) == [16, 32, 64, 128, 256, 512]
     steps = runs[runs["stage"] == "estimate"].groupby(["goal_error", "batch_size"])["steps"].median().unstack()
-    assert (steps[8] > 2 * steps[256]).all()
+    assert (steps[16] > 2 * steps[512]).all()
     records = results.frame(results.load(folder / "04_runs.jsonl"))
     assert records["kind"].value_counts().to_dict() == {"run": 24, "trial": 18, "norms": 1}
     counts = parallel_trials.equal_counts(records[records["experiment"] == "regimes_ranks"])

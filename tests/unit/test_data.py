@@ -16,6 +16,7 @@ import torch
 from nnpar_lib import data_files
 from nnpar_lib.config import NUM_TRAINING_EXAMPLES, RunConfig
 from nnpar_lib.trainers import data
+from nnpar_lib.trainers import digits as digits_of_scikit_learn
 
 NUM_EXAMPLES = 103
 BATCH_SIZE = 16
@@ -165,16 +166,23 @@ def test_digits_have_the_shapes_and_the_number_that_the_config_says(digits):
     assert digits.train_labels.bincount().min() >= 1100
 
 
+def test_digits_are_those_that_scikit_learn_loads():
+    pictures, labels = digits_of_scikit_learn.read()
+    theirs = sklearn.datasets.load_digits()
+    assert torch.equal(pictures, torch.from_numpy(theirs.images).float())
+    assert torch.equal(labels, torch.from_numpy(theirs.target))
+
+
 def test_digits_are_split_before_moved_copies_are_made(digits, monkeypatch):
     """Black out the test pictures at their source: no training picture may change."""
-    pictures, labels = sklearn.datasets.load_digits(return_X_y=True)
-    train, test = data.split_digits(torch.from_numpy(labels))
+    pictures, labels = digits_of_scikit_learn.read()
+    train, test = digits_of_scikit_learn.split(labels)
     assert sorted(torch.cat([train, test]).tolist()) == list(range(len(labels)))
     pictures[test] = 0
-    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda return_X_y: (pictures, labels))
-    blacked = data._load_digits()
-    assert torch.equal(blacked.train_images, digits.train_images)
-    assert blacked.test_images.max() == 0
+    monkeypatch.setattr(digits_of_scikit_learn, "read", lambda: (pictures, labels))
+    train_images, _, test_images, _ = digits_of_scikit_learn.load()
+    assert torch.equal(train_images, digits.train_images[:, 0])
+    assert test_images.max() == 0
 
 
 def test_no_test_digit_is_in_the_training_set(digits):
