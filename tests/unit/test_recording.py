@@ -97,6 +97,15 @@ def test_batches_keep_their_place_but_for_the_short_one_at_the_end_of_an_epoch()
         assert (found is first) == isinstance(found, StaticBatch) == (step != last)
 
 
+def test_the_loss_of_a_step_stays_what_it_was_when_the_next_one_is_replayed(recorders):
+    losses = []
+    for config in (MLP, MLP.replace(cuda_graph=True)):
+        replica, batches = recording.build_replica(config, Timeline()), recording.build_batches(config, 1, 0)
+        losses.append([replica.compute_gradient(batches.batch(step)) for step in range(NUM_REHEARSALS + 4)])
+    assert max(made.num_replays for made in recorders) >= 3
+    assert losses[0] == losses[1] and len(set(map(float, losses[1]))) == len(losses[1])
+
+
 def test_what_a_rank_holds_in_memory_does_not_depend_on_the_record(recorders):
     found = []
     for config in (MLP, MLP.replace(cuda_graph=True)):
