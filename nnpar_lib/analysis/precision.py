@@ -1,4 +1,4 @@
-"""How much faster each labelled way to compute the same steps is than the first one."""
+"""How much faster each way to compute the same steps is than the first one, and whether it ends as well."""
 
 from __future__ import annotations
 
@@ -21,6 +21,24 @@ def speedups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
             rows.append({"model": model, "label": label, "samples_per_second": rate, "speedup": ratio.median,
                          "low": ratio.low, "high": ratio.high, "num_repeats": ratio.num_repeats})
     return pd.DataFrame(rows)
+
+
+def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a training (model, ranks, epochs, batch) and precision: the test accuracy over its seeds.
+
+    Columns: `num_seeds`, mean `accuracy`, `low` and `high` of the seeds, and `lost`: how much lower the mean is than in
+    float32 over the seeds that both have; missing where they share none.
+    """
+    training = ["model", "num_ranks", "num_epochs", "global_batch_size"]
+    rows: list[dict[str, Any]] = []
+    for keys, runs in frame.groupby(training, sort=False) if len(frame) else ():
+        by_seed = runs.pivot_table(index="seed", columns="precision", values="final_test_accuracy", aggfunc="last")
+        for precision in runs["precision"].unique():
+            found = by_seed[precision].dropna()
+            lost = (by_seed["float32"] - by_seed[precision]).mean() if "float32" in by_seed else float("nan")
+            rows.append({**dict(zip(training, keys, strict=True)), "precision": precision, "num_seeds": len(found),
+                         "accuracy": found.mean(), "low": found.min(), "high": found.max(), "lost": lost})
+    return pd.DataFrame(rows, columns=[*training, "precision", "num_seeds", "accuracy", "low", "high", "lost"])
 
 
 def draw_speedups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:

@@ -50,3 +50,18 @@ def test_speedups_are_taken_repeat_by_repeat():
     ax = precision.draw_speedups(table)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["cnn, plain", "cnn, bf16"]
     plt.close("all")
+
+
+def test_what_a_precision_loses_is_counted_over_the_seeds_that_both_have():
+    runs = pd.DataFrame([("cnn", "float32", 0, 0.990), ("cnn", "float32", 1, 0.992), ("cnn", "bf16", 0, 0.989),
+                         ("cnn", "bf16", 1, 0.993), ("cnn", "bf16", 2, 0.5), ("mlp", "bf16", 0, 0.98)],
+                        columns=["model", "precision", "seed", "final_test_accuracy"])
+    table = precision.accuracies(runs.assign(num_ranks=1, num_epochs=2, global_batch_size=64))
+    assert table[["model", "precision", "num_seeds"]].to_numpy().tolist() == [
+        ["cnn", "float32", 2], ["cnn", "bf16", 3], ["mlp", "bf16", 1]]
+    assert table["lost"].tolist()[:2] == pytest.approx([0, 0]) and table["lost"].isna().tolist() == [False, False, True]
+    assert table["low"].tolist() == [0.990, 0.5, 0.98] and table["high"].tolist() == [0.992, 0.993, 0.98]
+
+
+def test_no_runs_have_no_accuracies():
+    assert precision.accuracies(pd.DataFrame()).empty
