@@ -156,8 +156,9 @@ def test_provenance_says_what_made_a_number_without_a_path_of_the_machine():
 
 
 def test_cores_are_counted_as_they_were_before_a_run_bound_the_process():
-    process = run_python("-c", "import os\nfrom nnpar_lib import provenance\ncores = os.sched_getaffinity(0)\n"
-                         "os.sched_setaffinity(0, {min(cores)})\nprint(provenance.num_cores() - len(cores))", timeout=60)
+    code = ("import os\nfrom nnpar_lib import provenance\ncores = os.sched_getaffinity(0)\n"
+            "os.sched_setaffinity(0, {min(cores)})\nprint(provenance.num_cores() - len(cores))")
+    process = run_python("-c", code, timeout=60)
     assert process.stdout.strip() == "0", process.stderr
 
 
