@@ -41,7 +41,7 @@ class Chapter:
 def made(frame: pd.DataFrame) -> str:
     """Return how the records of a frame were made: ranks, threads, repeats or seeds, machine; what they do not say is left out."""
     machine = frame["provenance"].iloc[0]
-    threads = next((name for name in ("threads_per_rank", "num_threads") if name in frame), None)
+    threads = next((name for name in ("threads_per_rank", "num_threads") if name in frame and frame[name].notna().any()), None)
     parts = [_count(frame["num_ranks"].dropna(), "rank") if "num_ranks" in frame else "",
              _count(frame[threads].dropna(), "thread") + " a rank" if threads else "",
              _repeats(frame), f"{_count(pd.Series([machine['num_cores']]), 'core')} of an {machine['cpu']}"]

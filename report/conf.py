@@ -1,6 +1,7 @@
 """How Sphinx renders the report: executed notebooks as they are, offline. The tag `article` makes one page to print."""
 
 import latex2mathml.converter
+from docutils import nodes
 from docutils.nodes import Element, SkipNode
 from sphinx.application import Sphinx
 from sphinx.util.math import get_node_equation_number
@@ -35,6 +36,15 @@ if tags.has("article"):  # noqa: F821 - Sphinx puts it here
 def setup(app: Sphinx) -> None:
     """Write formulas as MathML, which browsers draw by themselves: no script, no network."""
     app.add_html_math_renderer("mathml", (_inline_math, None), (_displayed_math, None))
+    app.connect("doctree-resolved", _describe_figures)
+
+
+def _describe_figures(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Let who cannot see a figure hear its caption, not the name of its file."""
+    for figure in doctree.findall(nodes.figure):
+        captions = [caption.astext() for caption in figure.findall(nodes.caption)]
+        for image in figure.findall(nodes.image):
+            image["alt"] = " ".join(captions)
 
 
 def _inline_math(translator: HTML5Translator, node: Element) -> None:

@@ -43,6 +43,13 @@ def test_a_page_fits_a_phone(page, report, name):
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_a_figure_can_be_heard(page, report, name):
+    page.goto((report / "html" / f"{name}.html").as_uri())
+    said = page.evaluate("[...document.querySelectorAll('main figure img')].map(i => i.alt)")
+    assert [text for text in said if len(text) < 20 or ".png" in text or ".svg" in text] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_contrast_names_and_structure_are_accessible(page, report, name):
     from axe_playwright_python.sync_playwright import Axe
 
