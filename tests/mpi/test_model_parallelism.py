@@ -16,7 +16,7 @@ def test_a_model_in_parts_ends_where_a_whole_one_ends(num_ranks, name):
     tolerance = TOLERANCE[name.rsplit("-", 1)[1]]
     assert found["weights"] < tolerance
     assert found["first_update"] < 10 * tolerance  # a difference of nearly equal weights: digits cancel
-    assert found["worst_parameter"] < 100 * tolerance  # the same of the parameter that moved least for its size
+    assert found["worst_parameter"] < 10 * tolerance
     assert found["loss"] < tolerance
     assert found["accuracy"] == 0
     assert found["num_distinct"] == 1
