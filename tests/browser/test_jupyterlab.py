@@ -63,7 +63,10 @@ def run_all(page, address, path):
     while time.monotonic() < deadline:
         page.wait_for_timeout(1000)
         page.keyboard.press("Control+s")
-        notebook = nbformat.read(path, as_version=4)
+        try:
+            notebook = nbformat.read(path, as_version=4)
+        except nbformat.reader.NotJSONError:  # the server is in the middle of writing it
+            continue
         cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
         if all(cell.execution_count for cell in cells) or errors(notebook):
             return notebook
