@@ -36,6 +36,9 @@ CHAPTERS = ("index", "data_parallelism", "model_parallelism", "regimes", "precis
 LOOKS = ("conf.py", "style.css", "article.css", "references.bib")
 PAGES = ("limits.md", "notebooks.md")
 PUBLISHED = REPORT / "published"  # the last full report, to be read without running anything
+# a kernel complains that it speaks over plain TCP, and that it is interrupted when it is shut down; what a cell raises
+# comes by another way
+QUIET_KERNEL = ["--log-level=CRITICAL"]
 
 
 def main() -> int:
@@ -175,7 +178,7 @@ def _execute(source: Path, target: Path, title: str, values: dict[str, object]) 
     start, unfinished = time.monotonic(), target.with_suffix(".unfinished.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     executed = papermill.execute_notebook(source, unfinished, parameters=values, cwd=source.parent, kernel_name="python3",
-                                          progress_bar=sys.stderr.isatty(), log_output=False)
+                                          progress_bar=sys.stderr.isatty(), log_output=False, extra_arguments=QUIET_KERNEL)
     if source.parent == REPORT:  # a page to read: what papermill put in front of it is of no interest there
         _hide_parameters(executed, unfinished)
     unfinished.replace(target)
