@@ -13,7 +13,7 @@ BASE = {"num_steps": 12, "global_batch_size": 1111, "num_epochs": 2, "dtype": "f
         "lr_schedule": "linear"}  # with a short batch at the end of an epoch
 TRIALS = [(0.3, 0.9, 0), (0.01, 0.5, 0), (0.1, 0.1, 7)]
 CASES = [({"model": "mlp", "hidden": (16,)}, "momentum"), ({"model": "mlp"}, "sgd"),
-         ({"model": "cnn", "channels": (3, 4), "hidden": (8,)}, "nesterov")]
+         ({"model": "cnn", "channels": (2, 3), "hidden": (8,)}, "nesterov")]
 
 
 def alone(config):
