@@ -32,12 +32,18 @@ class Timeline:
         self._origin: float | None = None
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._last = perf_counter()
+        self._is_running = True
 
     def start(self) -> None:
         """Begin a stretch of training; what happened since the last lap (an evaluation, say) is not booked."""
+        self._is_running = True
         self._last = perf_counter()
         if self._origin is None:
             self._origin = self._last
+
+    def stop(self) -> None:
+        """Book no lap until the next `start`: a forward pass may now be that of an evaluation."""
+        self._is_running = False
 
     def begin_step(self) -> None:
         """Begin a new list of events."""
@@ -46,6 +52,8 @@ class Timeline:
 
     def lap(self, activity: str, stage: int = -1, microbatch: int = -1) -> None:
         """Book the time since `start` or the last lap to this activity."""
+        if not self._is_running:
+            return
         now = perf_counter()
         self.seconds[activity] += now - self._last
         self._events.append((activity, stage, microbatch, self._last, now))

@@ -152,6 +152,7 @@ class _Run:
         self.timeline.lap(OTHER)
         self.communicator.barrier()
         self.timeline.lap(WAIT)
+        self.timeline.stop()
         num_examples = int(self.communicator.sum(self._num_examples))
         self.num_examples += num_examples
         epoch = math.ceil(self.num_steps / self.config.num_steps_per_epoch)

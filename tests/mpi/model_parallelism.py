@@ -36,8 +36,8 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
         found[f"tensor-{model}-{dtype}"] = RunConfig(strategy="tensor", **common)
         for size in (size for size in (1, 2) if num_ranks % size == 0):
             found[f"hybrid-{size}-{model}-{dtype}"] = RunConfig(strategy="hybrid", pipeline_size=size, **common)
-    for model in SMALL:
-        common = {**COMMON, **SMALL[model], "model": model, "dtype": "float64", "num_ranks": num_ranks}
+    for model, shape in SMALL.items():
+        common = {**COMMON, **shape, "model": model, "dtype": "float64", "num_ranks": num_ranks}
         found[f"cuts-{model}-float64"] = RunConfig(strategy="pipeline", balance=CUTS[num_ranks], **common)
         found[f"empty-microbatches-{model}-float64"] = RunConfig(
             strategy="pipeline", **{**common, "global_batch_size": 71})

@@ -21,7 +21,7 @@ from nnpar_lib.trainers.measurement import abort_all_on_error
 from nnpar_lib.trainers.training import train
 
 SMALL = {"hidden": (32, 16, 12), "num_threads": 1, "global_batch_size": 401, "num_steps": 40, "num_epochs": 2,
-         "num_warmup_steps": 1, "lr": 0.01, "lr_schedule": "linear", "evaluate_every": 0}
+         "num_warmup_steps": 1, "lr": 0.01, "lr_schedule": "linear"}
 CNN = {"model": "cnn", "channels": (3, 5), "hidden": (16,)}
 RESNET = {"model": "resnet18", "stem": "imagenet", "width": 4, "global_batch_size": 60, "hidden": None}
 BROKEN_OFF = {
@@ -83,8 +83,10 @@ def broken_off(path, parameters):
         world().idle_barrier()
     resumed = run(config)
     if world().rank == 0:
-        losses = [[entry["train_loss"] for entry in record.history] for record in (undisturbed, resumed)]
+        both = (undisturbed, resumed)
+        losses = [[entry["train_loss"] for entry in record.history] for record in both]
         return {"digests": [undisturbed.weights_sha256, resumed.weights_sha256], "resumed_at": resumed.resumed_at,
+                "seconds": [[record.train_seconds, record.history[-1]["train_seconds"]] for record in both],
                 "num_examples": [undisturbed.num_examples, resumed.num_examples], "losses": losses}
     return None
 

@@ -21,6 +21,12 @@ def test_a_resumed_run_ends_with_the_same_bits(name):
     assert resumed_losses == pytest.approx(losses, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", resuming.BROKEN_OFF)
+def test_evaluations_are_outside_the_clock(name):
+    for seconds, seconds_before_the_last_evaluation in results()["broken_off"][name]["seconds"]:
+        assert seconds == seconds_before_the_last_evaluation > 0
+
+
 @pytest.mark.parametrize("optimizer", ["momentum", "adam", "adagrad"])
 def test_strategies_and_numbers_of_ranks_read_each_others_checkpoints(optimizer):
     found = results()["changed"][optimizer]
