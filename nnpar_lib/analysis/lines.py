@@ -141,7 +141,7 @@ def set_ticks(axis: Axis, values: Sequence[float], formatter: Formatter) -> None
     low, high = np.log(axis.get_view_interval())
     kept: list[float] = []
     for value in values:
-        room = 0.005 + 0.016 * len(formatter(value)) if isinstance(axis, XAxis) else 0.05
+        room = 0.005 + 0.021 * len(formatter(value)) if isinstance(axis, XAxis) else 0.05
         if not kept or math.log(value / kept[-1]) > room * (high - low):
             kept.append(value)
     axis.set_major_formatter(FuncFormatter(lambda v, i: formatter(v, i) if v in kept else ""))

@@ -17,7 +17,10 @@ from nnpar_lib.analysis.theme import FIGURE_SIZE, GREY, INK, new_axes, style_of
 
 
 def predicted_against_measured(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw each configuration of `predictions.compare` as a point; within the grey band the error is below 20 %."""
+    """Draw each configuration of `predictions.compare` as a point; within the grey band the error is below 20 %.
+
+    Points are hollow where there were more ranks than cores.
+    """
     ax = ax or new_axes()
     for (strategy, allreduce), rows in table.groupby(["strategy", "allreduce"], sort=False):
         style = style_of(str(strategy), str(allreduce))
@@ -34,6 +37,7 @@ def predicted_against_measured(table: pd.DataFrame, ax: Axes | None = None) -> A
         axis.set_major_formatter(EngFormatter("s", sep=lines.NBSP))
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     ax.legend(handles.values(), handles.keys(), loc="upper left", fontsize=8)
+    lines.note(ax, table.assign(num_repeats=1))  # points have no whiskers
     return ax
 
 

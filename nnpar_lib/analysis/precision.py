@@ -31,9 +31,9 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     """
     training = ["model", "num_ranks", "num_epochs", "global_batch_size"]
     rows: list[dict[str, Any]] = []
-    for keys, runs in frame.groupby(training, sort=False) if len(frame) else ():
+    for keys, runs in frame.groupby(training) if len(frame) else ():
         by_seed = runs.pivot_table(index="seed", columns="precision", values="final_test_accuracy", aggfunc="last")
-        for precision in runs["precision"].unique():
+        for precision in sorted(runs["precision"].unique(), reverse=True):  # float32 first
             found = by_seed[precision].dropna()
             lost = (by_seed["float32"] - by_seed[precision]).mean() if "float32" in by_seed else float("nan")
             rows.append({**dict(zip(training, keys, strict=True)), "precision": precision, "num_seeds": len(found),

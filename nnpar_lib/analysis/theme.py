@@ -45,7 +45,7 @@ STYLES = {
     "torch_ddp": Style("PyTorch DDP", "#3a9bd0", "p", (0, (6, 1, 2, 1))),
     "pipeline": Style("pipeline", "#4b3b8f", "8", (0, (7, 2))),
     "tensor": Style("tensor parallelism", "#56786b", "H", (0, (3, 1, 1, 1))),
-    "hybrid": Style("data x pipeline", "#a0522d", r"$\#$", (0, (8, 2, 2, 2))),
+    "hybrid": Style("data x pipeline", "#a0522d", "*", (0, (8, 2, 2, 2))),
     "torch_pipelining": Style("PyTorch pipelining", "#7a6a00", "$=$", (0, (2, 2))),
 }
 PARTS = {"compute": "#0173b2", "communicate": "#de8f05", "wait": "#d55e00", "other": "#c8c8c8"}
