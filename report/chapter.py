@@ -80,9 +80,20 @@ def put_machine(frame: pd.DataFrame) -> None:
 
 
 def tabulate(name: str, table: pd.DataFrame, columns: dict[str, str], digits: int) -> None:
-    """Place columns of a table in the text, under the names that a reader knows."""
-    shown = table[list(columns)].rename(columns=columns).style.hide(axis="index").format(precision=digits, thousands=",", na_rep="")
-    glue(name, shown.set_table_attributes(SCROLLS), display=False)
+    """Place columns of a table in the text, under the names that a reader knows, and with as many digits as they need."""
+    shown = table[list(columns)].rename(columns=columns)
+    whole = [column for column in shown if _is_whole(shown[column])]
+    styler = shown.style.hide(axis="index").format(precision=digits, thousands=",", na_rep="")
+    styler = styler.format(precision=0, thousands=",", na_rep="", subset=whole)
+    glue(name, styler.set_table_attributes(SCROLLS), display=False)
+
+
+def _is_whole(column: pd.Series[float]) -> bool:
+    """Return whether the numbers of a column have no fractions, or none that matter."""
+    if not pd.api.types.is_numeric_dtype(column):
+        return False
+    numbers = column.dropna()
+    return bool((numbers % 1 == 0).all() or numbers.abs().max() >= 100)
 
 
 def show_gpu(frame: pd.DataFrame) -> None:
