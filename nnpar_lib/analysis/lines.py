@@ -83,7 +83,7 @@ def draw_lines(ax: Axes, table: pd.DataFrame, x: str, y: str, exclude: Sequence[
 
 
 def label_ends(ax: Axes, ends: Sequence[End]) -> None:
-    """Write each label right of its line's end: outside the axes where the line reaches their edge, else inside.
+    """Write each label right of its line's end: inside the axes where there is room for it, else outside.
 
     Labels of lines that end in the same place are nudged apart, with a thin leader to the line. Call it last: it
     reads the limits and the scale of the axes.
@@ -91,7 +91,7 @@ def label_ends(ax: Axes, ends: Sequence[End]) -> None:
     columns: dict[float, list[End]] = {}
     for end in ends:
         x = float(_to_axes(ax, end)[0])
-        columns.setdefault(1.0 if x > 0.85 else round(x, 1), []).append(end)
+        columns.setdefault(1.0 if x > 0.65 else round(x, 1), []).append(end)
     for x, column in columns.items():
         _label_column(ax, column, 1.04 if x == 1 else None)
 
