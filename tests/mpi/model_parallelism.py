@@ -33,17 +33,15 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
         common = {**COMMON, **SMALL[model], "model": model, "dtype": dtype, "num_ranks": num_ranks}
         for schedule in SCHEDULES:
             found[f"pipeline-{schedule}-{model}-{dtype}"] = RunConfig(strategy="pipeline", schedule=schedule, **common)
+        found[f"cuts-{model}-{dtype}"] = RunConfig(strategy="pipeline", balance=CUTS[num_ranks], **common)
+        found[f"empty-microbatches-{model}-{dtype}"] = RunConfig(
+            strategy="pipeline", **{**common, "global_batch_size": 71})
         found[f"tensor-{model}-{dtype}"] = RunConfig(strategy="tensor", **common)
         for size in (size for size in (1, 2) if num_ranks % size == 0):
             found[f"hybrid-{size}-{model}-{dtype}"] = RunConfig(strategy="hybrid", pipeline_size=size, **common)
-    for model, shape in SMALL.items():
-        common = {**COMMON, **shape, "model": model, "dtype": "float64", "num_ranks": num_ranks}
-        found[f"cuts-{model}-float64"] = RunConfig(strategy="pipeline", balance=CUTS[num_ranks], **common)
-        found[f"empty-microbatches-{model}-float64"] = RunConfig(
-            strategy="pipeline", **{**common, "global_batch_size": 71})
         even = {**common, "global_batch_size": 60, "num_microbatches": 4}
         for schedule in ("gpipe", "1f1b", "interleaved"):
-            found[f"torch_pipelining-{schedule}-{model}-float64"] = RunConfig(
+            found[f"torch_pipelining-{schedule}-{model}-{dtype}"] = RunConfig(
                 strategy="torch_pipelining", schedule=schedule, **{**even, "num_steps": 100})
     for strategy, more in RESNET.items():
         found[f"{strategy}-resnet18-float64"] = RunConfig(
