@@ -27,6 +27,7 @@ BATCH_NORMS = ("synchronised", "local")
 DTYPES = ("float32", "float64")
 PRECISIONS = ("float32", "bf16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
+CONVOLUTIONS = ("torch", "im2col")
 DEVICES = ("cpu", "cuda")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 DATA_LOADINGS = ("memory", "loader")
@@ -98,6 +99,8 @@ class RunConfig:
                             "their sums over ranks stay in float32", PRECISIONS)
     memory_format: str = option("contiguous", "channels_last: convolutions find the channels of a pixel side by side",
                                 MEMORY_FORMATS)
+    convolution: str = option("torch", "torch: the kernels that it chooses; im2col: convolutions whose output has at "
+                              "most 64 pixels become a matrix product over copied windows", CONVOLUTIONS)
     microbatch_size: int = option(0, "examples that a rank computes at a time, adding up their gradients, so that a "
                                   "large batch stays in the cache; 0 computes its part of the batch at once")
     tune: bool = option(False, "measure precisions, memory formats and micro-batch sizes for some seconds first, and "

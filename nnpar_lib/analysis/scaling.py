@@ -24,7 +24,8 @@ PROBLEM = ("host", "experiment", "dataset", "model", "num_parameters", "optimize
            "global_batch_size", "local_batch_size", "stem")
 # Runs that differ in one of these solved the problem in another way: that is what is compared.
 METHOD = ("strategy", "allreduce", "bucket_kib", "average_every", "shard_data", "data_loading", "binding",
-          "num_ranks", "threads_per_rank", "precision", "memory_format", "microbatch_size", "tune", "batch_norm")
+          "num_ranks", "threads_per_rank", "precision", "memory_format", "convolution", "microbatch_size", "tune",
+          "batch_norm")
 ALWAYS_KEPT = ("model", "global_batch_size", "local_batch_size", "strategy", "allreduce", "num_ranks",
                "threads_per_rank")
 NUM_RESAMPLES = 2000

@@ -52,31 +52,45 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class _Synchronised(torch.autograd.Function):
-    """Normalise over all ranks; what a rank's weights get is its addend, for gradients are summed over ranks later."""
+    """Normalise over all ranks; what a rank's weights get is its addend, for gradients are summed over ranks later.
+
+    torch's own kernels do the work: with statistics that are given, their gradient is the one for constant statistics,
+    to which the part that flows through mean and variance is added.
+    """
 
     @staticmethod
     def forward(context: Any, inputs: Tensor, weight: Tensor, bias: Tensor, eps: float, exchange: Sums
                 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, variance, count = _statistics(inputs, exchange)
+        mean, variance, count = _statistics(inputs, weight, exchange)
         used = mean.to(weight), variance.to(weight)
-        context.save_for_backward(inputs, weight, used[0], (used[1] + eps).rsqrt())
-        context.exchange, context.count = exchange, float(count)
+        context.save_for_backward(inputs, weight, *used)
+        context.exchange, context.count, context.eps = exchange, float(count), eps
         context.mark_non_differentiable(mean, variance, count)
         return functional.batch_norm(inputs, *used, weight, bias, eps=eps), mean, variance, count
 
     @staticmethod
     def backward(context: Any, gradient: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight, mean, inverse = context.saved_tensors
-        gradient, centred = gradient.to(weight), inputs.to(weight) - _wide(mean)
-        for_bias = gradient.sum((0, 2, 3))
-        for_weight = (gradient * centred).sum((0, 2, 3)) * inverse
-        own = torch.stack([for_bias, for_weight]).double()
-        over_bias, over_weight = (context.exchange.sum(own, BACKWARD) / context.count).to(weight)
-        for_inputs = torch.addcmul(gradient - _wide(over_bias), centred, _wide(over_weight * inverse), value=-1)
-        return for_inputs.mul_(_wide(weight * inverse)).to(inputs), for_weight, for_bias, None, None
+        inputs, weight, mean, variance = context.saved_tensors
+        for_inputs, for_weight, for_bias = _gradients(gradient, inputs, weight, mean, variance, context.eps)
+        own = torch.stack([for_weight, for_bias]).double()
+        over_weight, over_bias = -(context.exchange.sum(own, BACKWARD) / context.count).to(weight)
+        scale = weight * (variance + context.eps).rsqrt()
+        for_inputs += functional.batch_norm(inputs, mean, variance, scale * over_weight, scale * over_bias,
+                                            eps=context.eps)
+        return for_inputs, for_weight, for_bias, None, None
 
 
-def _statistics(inputs: Tensor, exchange: Sums) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(gradient: Tensor, inputs: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, eps: float
+               ) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients for inputs, weight and bias of a normalisation with constant statistics."""
+    if not inputs.numel():  # for which the kernel is not made
+        return torch.zeros_like(inputs), torch.zeros_like(weight), torch.zeros_like(weight)
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        gradient, inputs, weight, mean, variance, None, None, False, eps, [True, True, True])
+    return found
+
+
+def _statistics(inputs: Tensor, weight: Tensor, exchange: Sums) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and variance of each channel, and the count behind them, over all ranks, in double precision.
 
     Ranks sum their squares about zero; what this loses where the mean is large, double precision can spare.
@@ -84,17 +98,12 @@ def _statistics(inputs: Tensor, exchange: Sums) -> tuple[Tensor, Tensor, Tensor]
     count = inputs.numel() // inputs.shape[1]
     own = inputs.new_zeros(2 * inputs.shape[1] + 1, dtype=torch.float64)
     if count:
-        variance, mean = torch.var_mean(inputs.float() if inputs.dtype == torch.bfloat16 else inputs, (0, 2, 3),
-                                        correction=0)
-        mean, variance = mean.double(), variance.double()
+        unused = torch.zeros_like(weight), torch.zeros_like(weight)  # their type is the one to compute in
+        mean, variance = (value.double() for value in torch.batch_norm_update_stats(inputs, *unused, 0.0))
         own = torch.cat([mean * count, (variance + mean**2) * count, own.new_tensor([count])])
     total = exchange.sum(own, FORWARD)
     mean, square = (total[:-1] / total[-1]).chunk(2)
     return mean, square - mean**2, total[-1]
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1)
 
 
 def synchronise_(model: nn.Module, exchange: Sums) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from nnpar_lib.config import IMAGE_SIZE, RunConfig
 from nnpar_lib.trainers import resnet
+from nnpar_lib.trainers.convolution import Convolution
 
 NUM_CLASSES = 10
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -37,6 +39,21 @@ class Network(nn.Sequential):
             return super().forward(inputs)  # type: ignore[no-untyped-call, no-any-return]
         with torch.autocast(inputs.device.type, torch.bfloat16):
             return super().forward(inputs).float()  # type: ignore[no-untyped-call, no-any-return]
+
+
+class Flatten(nn.Flatten):
+    """torch's layer, whose gradient lies in memory as its input does: the pooling before it would copy it twice."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return [n, features]."""
+        if inputs.requires_grad and _is_channels_last(inputs):
+            inputs = inputs.view_as(inputs)
+            inputs.register_hook(partial(torch.Tensor.contiguous, memory_format=torch.channels_last))
+        return super().forward(inputs)
+
+
+def _is_channels_last(images: Tensor) -> bool:
+    return images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
 
 
 def network(config: RunConfig, *some_blocks: nn.Module) -> Network:
@@ -101,15 +118,18 @@ def _mlp_blocks(config: RunConfig) -> Iterator[nn.Sequential]:
 
 
 def _cnn_blocks(config: RunConfig) -> Iterator[nn.Sequential]:
-    """Convolutions without padding, one pooling after the last of them, then fully connected layers."""
+    """Convolutions without padding, one pooling after the last of them, then fully connected layers.
+
+    The pooling comes before the ReLU: the largest of some numbers is the same one, and fewer are left.
+    """
     size, num_out = IMAGE_SIZE, 1
     for index, (num_in, num_out) in enumerate(itertools.pairwise((1, *config.channels)), start=1):
-        block = nn.Sequential(nn.Conv2d(num_in, num_out, config.kernel_size, dtype=torch.float32), nn.ReLU())
+        block = nn.Sequential(Convolution(num_in, num_out, config.kernel_size, way=config.convolution))
         size -= config.kernel_size - 1
         if index == len(config.channels):
             block.append(nn.MaxPool2d(2))
             size //= 2
-        yield block
+        yield block.append(nn.ReLU(inplace=True))
     yield from _linear_blocks(num_out * size**2, config.hidden_widths)
 
 
@@ -119,7 +139,7 @@ def _linear_blocks(num_features: int, hidden_widths: tuple[int, ...]) -> Iterato
     for index, (num_in, num_out) in enumerate(itertools.pairwise(widths), start=1):
         layers: list[nn.Module] = [nn.Linear(num_in, num_out, dtype=torch.float32)]
         if index == 1:
-            layers.insert(0, nn.Flatten())
+            layers.insert(0, Flatten())
         if index < len(widths) - 1:
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))
         yield nn.Sequential(*layers)

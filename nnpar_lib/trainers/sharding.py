@@ -7,7 +7,6 @@ summed, one all-reduce a pair and direction (Shoeybi et al. 2019, Megatron-LM). 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import chain
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional
 from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers import models
 from nnpar_lib.trainers.batch_norm import BatchNorm
+from nnpar_lib.trainers.convolution import Convolution
 from nnpar_lib.trainers.data import part
 from nnpar_lib.trainers.group import Communicator
 from nnpar_lib.trainers.resnet import ResidualBlock
@@ -67,14 +67,13 @@ class _SumBackward(torch.autograd.Function):
 
 
 class Shard(nn.Module):
-    """A rank's share of a Linear or Conv2d layer."""
+    """A rank's share of a Linear or Convolution layer."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, split: str, own: slice, exchange: Exchange) -> None:
         super().__init__()
         weight, bias = layer.weight.detach(), layer.bias
         self.split, self._exchange = split, exchange
-        self._apply_layer = functional.linear if isinstance(layer, nn.Linear) else partial(
-            functional.conv2d, stride=layer.stride, padding=layer.padding)
+        self._apply_layer = layer.function if isinstance(layer, Convolution) else functional.linear
         self.weight = nn.Parameter((weight[own] if split == BY_OUTPUT else weight[:, own]).clone())
         self.bias = None if bias is None else nn.Parameter((bias[own] if split == BY_OUTPUT else bias).detach().clone())
 

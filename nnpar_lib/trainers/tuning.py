@@ -24,35 +24,43 @@ MARGIN = 1.02  # another combination has to be faster than the plain one by this
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A combination and how many examples a second all ranks together computed."""
+    """A way to compute, values of a config by name, and how many examples a second all ranks together computed."""
 
-    precision: str
-    memory_format: str
+    way: dict[str, Any]
     microbatch_size: int
     samples_per_second: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it by name."""
+        return {**self.way, "microbatch_size": self.microbatch_size, "samples_per_second": self.samples_per_second}
 
 
 def tune(config: RunConfig, communicator: Communicator) -> tuple[RunConfig, dict[str, Any]]:
     """Return the config with the fastest combination, and what was measured and why it was chosen (collective).
 
-    Precisions and memory formats are compared at a small batch, then micro-batch sizes, and the whole batch at once,
-    with the winner: a micro-batch costs what a batch of its size does. Plain float32 stays unless another is faster.
+    Precisions, memory formats and ways to convolve are compared at a small batch, then micro-batch sizes, and the whole
+    batch at once, with the winner: a micro-batch costs what a batch of its size does. Plain float32 stays unless
+    another is faster.
     """
     local = -(-config.global_batch_size // config.num_data_ranks)
-    formats = [(precision, memory_format, min(PROBE_SIZE, local))
-               for precision, memory_format in itertools.product(PRECISIONS, MEMORY_FORMATS)
-               if config.model != "mlp" or memory_format == "contiguous"]
-    first = [_measure(config, communicator, *one) for one in formats]
+    first = [_measure(config, communicator, way, min(PROBE_SIZE, local)) for way in _ways(config)]
     best = _fastest(first)
     sizes = [local, *(size for size in MICROBATCH_SIZES if size < local)]
-    second = [_measure(config, communicator, best.precision, best.memory_format, size) for size in sizes]
+    second = [_measure(config, communicator, best.way, size) for size in sizes]
     chosen = _fastest(second)
-    whole = chosen is second[0]
-    found = config.replace(precision=best.precision, memory_format=best.memory_format, tune=False,
-                           microbatch_size=0 if whole else chosen.microbatch_size)
-    return found, {"precision": found.precision, "memory_format": found.memory_format,
-                   "microbatch_size": found.microbatch_size, "why": _reason(first, best, second, chosen),
-                   "measured": [dataclasses.asdict(one) for one in first + second]}
+    picked = {**best.way, "microbatch_size": 0 if chosen is second[0] else chosen.microbatch_size}
+    return config.replace(tune=False, **picked), {
+        **picked, "why": _reason(first, best, second, chosen),
+        "measured": [one.to_dict() for one in first + second]}
+
+
+def _ways(config: RunConfig) -> list[dict[str, str]]:
+    """Return the ways to compute that may pay for a model, the plain one first."""
+    formats = MEMORY_FORMATS if config.model != "mlp" else ("contiguous",)
+    ways = [(*one, "torch") for one in itertools.product(PRECISIONS, formats)]
+    if config.model == "resnet18":  # the others have no images small enough
+        ways += [(precision, "channels_last", "im2col") for precision in PRECISIONS]
+    return [dict(zip(("precision", "memory_format", "convolution"), way, strict=True)) for way in ways]
 
 
 def _fastest(measured: list[Measured]) -> Measured:
@@ -64,22 +72,22 @@ def _fastest(measured: list[Measured]) -> Measured:
 def _reason(first: list[Measured], best: Measured, second: list[Measured], chosen: Measured) -> str:
     gain = best.samples_per_second / first[0].samples_per_second
     cut = chosen.samples_per_second / second[0].samples_per_second
-    return (f"{best.precision}, {best.memory_format}: {gain:.2f} times the samples/s of plain float32 at a local batch "
-            f"of {best.microbatch_size}; {chosen.microbatch_size} examples at a time: {cut:.2f} times those of "
+    return (f"{', '.join(best.way.values())}: {gain:.2f} times the samples/s of plain float32 at a local batch of "
+            f"{best.microbatch_size}; {chosen.microbatch_size} examples at a time: {cut:.2f} times those of "
             f"{second[0].microbatch_size} at once")
 
 
-def _measure(config: RunConfig, communicator: Communicator, precision: str, memory_format: str, size: int) -> Measured:
+def _measure(config: RunConfig, communicator: Communicator, way: dict[str, Any], size: int) -> Measured:
     """Take steps of `size` examples a rank for a moment; the slowest rank's time counts (collective)."""
-    trial = config.replace(precision=precision, memory_format=memory_format, tune=False, microbatch_size=0,
-                           global_batch_size=min(size * config.num_data_ranks, len(load(config.dataset).train_labels)))
+    num_examples = min(size * config.num_data_ranks, len(load(config.dataset).train_labels))
+    trial = config.replace(**way, tune=False, microbatch_size=0, global_batch_size=num_examples)
     strategy = strategies.build(trial, communicator, Timeline())
     try:
         num_steps = math.ceil(SECONDS / _time_step(strategy, communicator, 0))
         seconds = statistics.median(_time_step(strategy, communicator, 1 + step) for step in range(num_steps))
     finally:
         strategy.close()
-    return Measured(precision, memory_format, size, trial.global_batch_size / seconds)
+    return Measured(way, size, trial.global_batch_size / seconds)
 
 
 def _time_step(strategy: Strategy, communicator: Communicator, step: int) -> float:

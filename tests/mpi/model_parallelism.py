@@ -21,7 +21,8 @@ SMALL = {"mlp": {"hidden": (32, 16, 24, 12, 20, 16, 12, 14)},
 COMMON = {"num_threads": 1, "num_epochs": 2, "lr": 0.02, "optimizer": "momentum", "global_batch_size": 67,
           "device": DEVICE,
           "num_microbatches": 5}  # 67 examples: uneven micro-batches; the last batch of 7 leaves some of one example
-RESNET = {"pipeline": {}, "pipeline-interleaved": {"schedule": "interleaved"}, "tensor": {},
+RESNET = {"pipeline": {}, "pipeline-interleaved": {"schedule": "interleaved", "convolution": "im2col"},
+          "tensor": {"convolution": "im2col", "memory_format": "channels_last"},
           "hybrid": {"pipeline_size": 1}}  # in one micro-batch: each normalises with statistics of its own
 CUTS = {1: "layers", 2: "2", 3: "1,7", 4: "3,4,8"}
 

@@ -41,7 +41,7 @@ FORBIDDEN = [
 
 # Within trainers a module imports only from lower layers or its own.
 TRAINER_LAYERS = [
-    {"timeline", "data", "digits", "models", "resnet", "batch_norm", "group", "stall", "communicator"},
+    {"timeline", "data", "digits", "models", "resnet", "batch_norm", "convolution", "group", "stall", "communicator"},
     {"placement", "holdout", "replica", "allreduce", "shared_update", "balance", "stage", "sharding", "memory",
      "summary", "budget", "process_group", "state", "pulse", "recording"},
     {"strategies"},

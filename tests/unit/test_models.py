@@ -26,7 +26,7 @@ def test_number_of_parameters(config, num_parameters):
 @pytest.mark.parametrize(("config", "layers"), [
     (MLP, [["Flatten", "Linear", "ReLU"], ["Linear", "ReLU"], ["Linear"]]),
     (MLP.replace(hidden=()), [["Flatten", "Linear"]]),
-    (CNN, [["Conv2d", "ReLU"], ["Conv2d", "ReLU", "MaxPool2d"], ["Flatten", "Linear", "ReLU"], ["Linear"]]),
+    (CNN, [["Convolution", "ReLU"], ["Convolution", "MaxPool2d", "ReLU"], ["Flatten", "Linear", "ReLU"], ["Linear"]]),
 ])
 def test_blocks(config, layers):
     assert [[type(layer).__name__ for layer in block] for block in models.build(config)] == layers

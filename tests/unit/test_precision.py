@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from nnpar_lib.config import RunConfig
+from nnpar_lib.config import MODELS, RunConfig
 from nnpar_lib.trainers import models
 from nnpar_lib.trainers.data import BatchSource, load
 from nnpar_lib.trainers.group import SingleCommunicator
 from nnpar_lib.trainers.replica import Replica
 from nnpar_lib.trainers.timeline import Timeline
 from nnpar_lib.trainers.training import train
-from nnpar_lib.trainers.tuning import Measured, _fastest
+from nnpar_lib.trainers.tuning import Measured, _fastest, _ways
 
 CNN = RunConfig(model="cnn", channels=(3, 5), hidden=(16,), global_batch_size=67, num_threads=1)
 RESNET = RunConfig(model="resnet18", width=8, global_batch_size=67, num_threads=1)
@@ -42,13 +42,20 @@ def test_channels_last_computes_the_same(config):
     assert weights and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+def test_products_of_windows_are_the_same_convolutions(stem, memory_format):
+    config = RESNET.replace(dtype="float64", stem=stem, memory_format=memory_format)
+    assert difference(config, config.replace(convolution="im2col")) < 1e-12
+
+
 @pytest.mark.parametrize("size", [1, 7, 32, 66, 67, 100])
 def test_micro_batches_add_up_to_the_batch(size):
     config = CNN.replace(dtype="float64")
     assert difference(config, config.replace(microbatch_size=size)) < 1e-12
 
 
-@pytest.mark.parametrize("config", [CNN, RESNET])
+@pytest.mark.parametrize("config", [CNN, RESNET, RESNET.replace(convolution="im2col", memory_format="channels_last")])
 def test_bf16_keeps_weights_and_gradients_in_float32_and_computes_nearly_the_same(config):
     changed = config.replace(precision="bf16")
     replica = Replica(changed, Timeline())
@@ -61,9 +68,14 @@ def test_bf16_keeps_weights_and_gradients_in_float32_and_computes_nearly_the_sam
 
 
 def test_plain_steps_stay_where_nothing_is_clearly_faster():
-    plain, noise, faster = (Measured("float32", "contiguous", 32, rate) for rate in (100.0, 101.0, 130.0))
+    plain, noise, faster = (Measured({}, 32, rate) for rate in (100.0, 101.0, 130.0))
     assert _fastest([plain, noise]) is plain
     assert _fastest([plain, noise, faster]) is faster
+
+
+def test_only_models_with_small_images_try_products_of_windows():
+    ways = {model: {way["convolution"] for way in _ways(RunConfig(model=model))} for model in MODELS}
+    assert ways == {"mlp": {"torch"}, "cnn": {"torch"}, "resnet18": {"torch", "im2col"}}
 
 
 def test_a_tuned_run_says_what_it_measured_and_chose():

@@ -41,6 +41,10 @@ def test_the_small_stem_keeps_all_pixels():
     assert models.boundary_shapes(RESNET)[-2] == (512, 1, 1)
 
 
+def test_shapes_do_not_depend_on_how_convolutions_are_computed():
+    assert models.boundary_shapes(RESNET) == models.boundary_shapes(RESNET.replace(convolution="im2col"))
+
+
 @pytest.mark.parametrize("config", [RESNET, RESNET.replace(stem="small", width=8)])
 def test_it_has_as_many_blocks_as_its_config_says(config):
     model = models.build(config)
