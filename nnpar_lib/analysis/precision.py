@@ -26,11 +26,15 @@ def speedups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a row a training (model, ranks, epochs, batch) and precision: the test accuracy over its seeds.
 
+    Convolutions as matrix products count as a precision of their own, such as "bf16, im2col".
     Columns: `num_seeds`, mean `accuracy`, `low` and `high` of the seeds, and `lost`: how much lower the mean is than in
     float32 over the seeds that both have; missing where they share none.
     """
     training = ["model", "num_ranks", "num_epochs", "global_batch_size"]
     rows: list[dict[str, Any]] = []
+    if "convolution" in frame:
+        products = frame["convolution"] == "im2col"
+        frame = frame.assign(precision=frame["precision"].mask(products, frame["precision"] + ", im2col"))
     for keys, runs in frame.groupby(training) if len(frame) else ():
         by_seed = runs.pivot_table(index="seed", columns="precision", values="final_test_accuracy", aggfunc="last")
         for precision in sorted(runs["precision"].unique(), reverse=True):  # float32 first

@@ -15,7 +15,7 @@ NUM_RECORDS = {"00_allreduce": 18, "01_accuracy": 2, "01_threads": 12, "02_ladde
                "02_weak_scaling": 20, "02_threads_against_ranks": 18, "02_averaging": 8,
                "03_costs": 35, "03_schedules": 26, "03_microbatches": 20, "03_memory": 6, "03_balance": 18,
                "03_tensor": 8, "04_runs": 43, "05_costs": 37, "05_grid": 54, "05_accuracy": 10,
-               "06_roofline": 2, "06_precision": 8, "06_portions": 8, "06_tuned": 4, "06_ranks": 3, "06_epoch": 2,
+               "06_roofline": 3, "06_precision": 10, "06_portions": 8, "06_tuned": 4, "06_ranks": 3, "06_epoch": 4,
                "07_framework": 6, "07_messages": 7, "07_accuracy": 2, "07_threads": 3, "08_demo": 12}
 FOR_BATCH_JOBS = "09_scale_over_nodes"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -119,7 +119,7 @@ def test_ratios_are_those_of_runs_at_the_same_batch_size():
 
 
 def test_a_recorded_step_is_compared_with_what_a_roofline_allows():
-    common = {"model": "cnn", "precision": "float32", "memory_format": "contiguous"}
+    common = {"model": "cnn", "precision": "float32", "memory_format": "contiguous", "convolution": "torch"}
     block = {"flops": 6e9, "bytes": 1e6, "seconds": 0.1}
     roof = {**common, "kind": "roofline", "experiment": "gpu-roofline", "batch_size": 1024, "blocks": [block, block],
             "ceiling_flop_per_second": 1e12, "bytes_per_second": 1e12}

@@ -13,8 +13,8 @@ mpl.use("Agg")
 
 BLOCKS = [{"block": 0, "layers": "Conv2d", "flops": 100.0, "bytes": 10.0, "num_parameters": 1, "seconds": 2.0},
           {"block": 1, "layers": "Linear", "flops": 10.0, "bytes": 100.0, "num_parameters": 9, "seconds": 8.0}]
-RECORD = {"model": "cnn", "precision": "float32", "memory_format": "contiguous", "batch_size": 4, "blocks": BLOCKS,
-          "ceiling_flop_per_second": 100.0, "bytes_per_second": 25.0}
+RECORD = {"model": "cnn", "precision": "float32", "memory_format": "contiguous", "convolution": "torch",
+          "batch_size": 4, "blocks": BLOCKS, "ceiling_flop_per_second": 100.0, "bytes_per_second": 25.0}
 
 
 def test_each_block_is_held_against_its_own_ceiling():
@@ -22,6 +22,13 @@ def test_each_block_is_held_against_its_own_ceiling():
     assert table["limit"].tolist() == ["computing", "memory"]
     assert table["bound"].tolist() == [1.0, 4.0] and table["reached"].tolist() == [0.5, 0.5]
     assert table["share"].tolist() == pytest.approx([0.2, 0.8])
+
+
+def test_shares_are_those_of_one_way_to_compute():
+    other = RECORD | {"convolution": "im2col"}
+    table = roofline.table(pd.DataFrame([RECORD, other]))
+    assert table["way"].tolist() == 2 * ["float32, contiguous"] + 2 * ["float32, contiguous, im2col"]
+    assert table["share"].tolist() == pytest.approx([0.2, 0.8, 0.2, 0.8])
 
 
 def test_the_figure_has_a_numbered_point_a_block_under_the_ceilings():
@@ -61,6 +68,14 @@ def test_what_a_precision_loses_is_counted_over_the_seeds_that_both_have():
         ["cnn", "float32", 2], ["cnn", "bf16", 3], ["mlp", "bf16", 1]]
     assert table["lost"].tolist()[:2] == pytest.approx([0, 0]) and table["lost"].isna().tolist() == [False, False, True]
     assert table["low"].tolist() == [0.990, 0.5, 0.98] and table["high"].tolist() == [0.992, 0.993, 0.98]
+
+
+def test_accuracies_tell_convolutions_as_products_apart():
+    runs = pd.DataFrame([("float32", "torch", 0.99), ("bf16", None, 0.98), ("bf16", "im2col", 0.97)],
+                        columns=["precision", "convolution", "final_test_accuracy"])
+    table = precision.accuracies(runs.assign(model="resnet18", seed=0, num_ranks=1, num_epochs=2, global_batch_size=64))
+    assert table["precision"].tolist() == ["float32", "bf16, im2col", "bf16"]
+    assert table["lost"].tolist() == pytest.approx([0, 0.02, 0.01])
 
 
 def test_no_runs_have_no_accuracies():
