@@ -8,7 +8,8 @@ from nnpar_lib.launch import native
 from nnpar_lib.launch.engines import RankError
 
 NAME = "nnpar_lib.trainers.classify.classify_test_images"
-BASE = RunConfig(hidden=(32, 16), num_steps=60, global_batch_size=60, num_warmup_steps=1, num_threads=1)
+# at a rate where training does not amplify the rounding of different kernels
+BASE = RunConfig(hidden=(32, 16), lr=0.03, num_steps=60, global_batch_size=60, num_warmup_steps=1, num_threads=1)
 WAYS = {"serial": {}, "gradient_averaging": {"num_ranks": 2}, "pipeline": {"num_ranks": 2}, "tensor": {"num_ranks": 2}}
 
 
@@ -21,7 +22,7 @@ def test_whatever_trained_a_network_it_reads_the_same(shared_engines, tmp_path):
     seen = shared_engines.call(NAME, files, 10_000)[0]
     serial = seen["probabilities"][0]
     assert seen["images"].shape == (len(serial), 28, 28) and np.allclose(serial.sum(axis=1), 1, atol=1e-5)
-    assert np.abs(seen["probabilities"] - serial).max() < 1e-3
+    assert np.abs(seen["probabilities"] - serial).max() < 1e-4
     read = [(found.argmax(axis=1) == seen["labels"]).mean() for found in seen["probabilities"]]
     assert read == pytest.approx(accuracies)
     assert accuracies[0] > 0.5
