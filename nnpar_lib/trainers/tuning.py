@@ -72,7 +72,8 @@ def _fastest(measured: list[Measured]) -> Measured:
 def _reason(first: list[Measured], best: Measured, second: list[Measured], chosen: Measured) -> str:
     gain = best.samples_per_second / first[0].samples_per_second
     cut = chosen.samples_per_second / second[0].samples_per_second
-    return (f"{', '.join(best.way.values())}: {gain:.2f} times the samples/s of plain float32 at a local batch of "
+    way = ", ".join(part for part in best.way.values() if part != "torch")
+    return (f"{way}: {gain:.2f} times the samples/s of plain float32 at a local batch of "
             f"{best.microbatch_size}; {chosen.microbatch_size} examples at a time: {cut:.2f} times those of "
             f"{second[0].microbatch_size} at once")
 
