@@ -103,8 +103,8 @@ class RunConfig:
                               "most 64 pixels become a matrix product over copied windows", CONVOLUTIONS)
     microbatch_size: int = option(0, "examples that a rank computes at a time, adding up their gradients, so that a "
                                   "large batch stays in the cache; 0 computes its part of the batch at once")
-    tune: bool = option(False, "measure precisions, memory formats and micro-batch sizes for some seconds first, and "
-                        "train with the fastest")
+    tune: bool = option(False, "measure precisions, memory formats, kinds of convolution and micro-batch sizes for "
+                        "some seconds first, and train with the fastest")
     binding: str = option("core", "core: each rank keeps to cores of its own where there are enough; none: the "
                           "operating system moves ranks as it likes", BINDINGS)
     num_warmup_steps: int = option(5, "steps taken and undone before the clock starts")

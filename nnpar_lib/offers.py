@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from nnpar_lib.config import RunConfig
 
 NATIVE_OFFERS = {"model": ("mlp",), "optimizer": ("sgd", "momentum"), "dtype": ("float32",), "device": ("cpu",),
-                 "data_loading": ("memory",), "precision": ("float32",), "memory_format": ("contiguous",)}
+                 "data_loading": ("memory",), "precision": ("float32",), "memory_format": ("contiguous",),
+                 "convolution": ("torch",)}
 CARRIED_DEVICE = {"nccl": "cuda", "gloo": "cpu"}  # whose tensors a communicator of torch.distributed sums
 OF_TORCH_DISTRIBUTED = ("torch_ddp", "torch_pipelining")
 RECORDING = ("serial", "gradient_averaging")  # may take recorded steps
