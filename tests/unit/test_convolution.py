@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch.autograd import grad
+from torch.utils.flop_counter import FlopCounterMode
 
 from nnpar_lib.trainers.convolution import Convolution
 from nnpar_lib.trainers.models import Flatten
@@ -50,6 +51,14 @@ def test_products_are_those_of_autocast_and_gradients_in_the_type_of_the_weights
     for wanted, found in (images, weights, biases):
         assert found.dtype == torch.float32
         assert torch.allclose(found, wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize(("height", "stride", "num_taps"), [(1, 1, 1), (2, 2, 4), (3, 1, 9)])
+def test_taps_that_only_meet_the_border_are_not_multiplied(height, stride, num_taps):
+    layer = Convolution(2, 5, 3, way="im2col", stride=stride, padding=1)
+    with FlopCounterMode(display=False) as flops:
+        outputs = layer(torch.ones(7, 2, height, height))
+    assert flops.get_total_flops() == 2 * outputs.numel() * 2 * num_taps
 
 
 def test_large_images_are_left_to_torch():
