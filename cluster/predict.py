@@ -15,10 +15,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnpar_lib import results
-from nnpar_lib.analysis import calibration, cost_model, predictions
+from nnpar_lib.analysis.cost import calibration, cost_model, predictions
 from nnpar_lib.config import RunConfig
-from nnpar_lib.results import Record, RunRecord
+from nnpar_lib.records import store
+from nnpar_lib.records.store import Record, RunRecord
 
 RECORDS = Path(__file__).resolve().parents[1] / "report" / "results" / "mnist-full"
 NUM_MEASURED, LOCAL_BATCH_SIZE, GPU_BATCH_SIZE, NUM_EPOCHS = 2, 32, 256, 100
@@ -44,7 +44,7 @@ def main() -> int:
     except ValueError as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2
-    costs, grid = results.load(RECORDS / "05_costs.jsonl"), results.load(RECORDS / "05_grid.jsonl")
+    costs, grid = store.load(RECORDS / "05_costs.jsonl"), store.load(RECORDS / "05_grid.jsonl")
     rows = [HEADER, ("---",) * len(HEADER), _measured_row(grid)]
     rows += [_row(machine, costs, prices) for machine in NUM_RANKS]
     print(*(f"| {' | '.join(row)} |" for row in rows), "", _assumptions(costs, grid), sep="\n")

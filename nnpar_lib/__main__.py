@@ -7,16 +7,18 @@ import difflib
 import sys
 from typing import NoReturn
 
-from nnpar_lib import __version__, results
-from nnpar_lib.config import RunConfig
-from nnpar_lib.launch import preflight, shell
-from nnpar_lib.launch.options import (
+from nnpar_lib import __version__
+from nnpar_lib.cli import run as shell
+from nnpar_lib.cli.options import (
     add_bench_options,
     add_gpu_options,
     add_merge_options,
     add_regimes_options,
     add_run_options,
 )
+from nnpar_lib.config import RunConfig
+from nnpar_lib.launch import preflight
+from nnpar_lib.records import store
 
 WRONG_USE = 2
 INTERRUPTED = 130  # what shells say of a process that Ctrl-C ended
@@ -54,7 +56,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     """Measure; what would stop the benchmarks later is looked for before anything is loaded or started."""
     preflight.check(RunConfig(dataset=arguments.dataset))
     preflight.check_writable(arguments.out)
-    from nnpar_lib import bench  # loads what a rank that trains has no use for
+    from nnpar_lib.experiments import bench  # loads what a rank that trains has no use for
 
     return bench.run(arguments)
 
@@ -63,20 +65,20 @@ def _gpu(arguments: argparse.Namespace) -> int:
     """Measure; without a GPU nothing is loaded or started."""
     preflight.check(RunConfig(dataset=arguments.dataset, device="cuda"))
     preflight.check_writable(arguments.out)
-    from nnpar_lib import gpu_report
+    from nnpar_lib.experiments import gpu
 
-    return gpu_report.run(arguments)
+    return gpu.run(arguments)
 
 
 def _regimes(arguments: argparse.Namespace) -> int:
-    from nnpar_lib import regimes_study
+    from nnpar_lib.experiments import regimes_study
 
     return regimes_study.run(arguments)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
     preflight.check_writable(arguments.out)
-    num_new, num_known = results.merge(arguments.out, arguments.files)
+    num_new, num_known = store.merge(arguments.out, arguments.files)
     print(f"{num_new} records added to {arguments.out}, {num_known} were there already")
     return 0
 

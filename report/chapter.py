@@ -9,8 +9,9 @@ import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from nnpar_lib import results
-from nnpar_lib.analysis import gpu, theme
+from nnpar_lib.analysis.claims import gpu
+from nnpar_lib.analysis.figures import theme
+from nnpar_lib.records import store
 
 DATASETS = {"digits": "scikit-learn's digits (12,000 training images, moved copies included)", "mnist": "MNIST",
             "fashion_mnist": "Fashion-MNIST"}
@@ -28,7 +29,7 @@ class Chapter:
 
     def frame(self, name: str) -> pd.DataFrame:
         """Return the records of one experiment, a row each; an empty frame where it was not measured."""
-        return results.frame(results.load(self.results_folder / f"{name}.jsonl"))
+        return store.frame(store.load(self.results_folder / f"{name}.jsonl"))
 
     def show(self, name: str, alt: str, source: pd.DataFrame | str) -> None:
         """Write the current figure and place it in the text as `name`-figure, and how its records were made as `name`-made."""

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from chapter import DATASETS, Chapter
 from IPython.display import Markdown
 
-from nnpar_lib import regimes_study, results
-from nnpar_lib.analysis import calibration, comparison, gantt, precision, predictions, regimes, scaling
+from nnpar_lib.analysis import regimes, scaling
+from nnpar_lib.analysis.cost import calibration, comparison, predictions
+from nnpar_lib.analysis.figures import gantt
+from nnpar_lib.analysis.scaling import precision
+from nnpar_lib.experiments import regimes_study
+from nnpar_lib.records import store
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def _averaging(chapter: Chapter) -> str:
 
 
 def _pipeline(chapter: Chapter) -> str:
-    traced = [record for record in results.load(chapter.results_folder / "03_schedules.jsonl") if any(record.events)]
+    traced = [record for record in store.load(chapter.results_folder / "03_schedules.jsonl") if any(record.events)]
     found = gantt.table(traced).set_index("label")
     return (f"A pipeline of the cnn is idle {found.loc['cnn, 1f1b', 'bubble']:.0%} of the time, for its layers are not equal, and reaches "
             f"{found.loc['cnn, 1f1b', 'share']:.0%} of what its schedule allows.")
@@ -92,7 +96,7 @@ def _best_way(chapter: Chapter) -> str:
 
 
 def _cost_model(chapter: Chapter) -> str:
-    costs, grid = (results.load(chapter.results_folder / f"05_{name}.jsonl") for name in ("costs", "grid"))
+    costs, grid = (store.load(chapter.results_folder / f"05_{name}.jsonl") for name in ("costs", "grid"))
     num_ranks = max(record.num_ranks for record in grid if not record.oversubscribed)
     found = predictions.compare(grid, calibration.models(costs, num_ranks), calibration.machine(costs))
     return (f"Two numbers a message and two a block foretell the time of a step to {predictions.median_error(found):.1%} in the median of "
@@ -100,7 +104,7 @@ def _cost_model(chapter: Chapter) -> str:
 
 
 def _larger(chapter: Chapter) -> str:
-    costs, grid = (results.load(chapter.results_folder / f"05_{name}.jsonl") for name in ("costs", "grid"))
+    costs, grid = (store.load(chapter.results_folder / f"05_{name}.jsonl") for name in ("costs", "grid"))
     num_ranks = max(record.num_ranks for record in grid if not record.oversubscribed)
     machine, models = calibration.machine(costs), calibration.models(costs, num_ranks)
     cores = predictions.cores_like(models[max(models, key=lambda key: models[key].parameter_bytes)], machine)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nnpar_lib import data_files
+from nnpar_lib.datasets import files
 from nnpar_lib.launch.environment import mpi_environment, mpiexec_command, private_files
 
 ROOT = Path(__file__).parent.parent
@@ -56,5 +56,5 @@ def real_mnist():
 
 
 def mnist_files():
-    folder = data_files.data_folder() / data_files.SUBFOLDERS["mnist"]
-    return [folder / file.name for file in data_files.FILES["mnist"]]
+    folder = files.data_folder() / files.SUBFOLDERS["mnist"]
+    return [folder / file.name for file in files.FILES["mnist"]]

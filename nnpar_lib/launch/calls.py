@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnpar_lib import results
-from nnpar_lib.launch.watch import RankOutput
-from nnpar_lib.results import Record
+from nnpar_lib.launch.rank_output import RankOutput
+from nnpar_lib.records import store
+from nnpar_lib.records.store import Record
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 2.0
@@ -120,16 +120,16 @@ class RecordStore:
 
     def keep(self, values: dict[str, Any]) -> None:
         """Keep a record that has just been made."""
-        record = results.KINDS[values.get("kind", "run")](**values)
+        record = store.KINDS[values.get("kind", "run")](**values)
         self.records.append(record)
-        self._arrived.add(results.to_json(record))
+        self._arrived.add(store.to_json(record))
         if self._path is not None:
-            results.append(self._path, [record])
+            store.append(self._path, [record])
 
     def keep_missing(self, returned: Sequence[dict[str, Any]]) -> None:
         """Keep what was returned at the end and had not arrived before."""
         for values in returned:
-            if results.to_json(results.KINDS[values.get("kind", "run")](**values)) not in self._arrived:
+            if store.to_json(store.KINDS[values.get("kind", "run")](**values)) not in self._arrived:
                 self.keep(values)
 
 

@@ -21,18 +21,25 @@ import ipyparallel as ipp
 import psutil
 from traitlets.config import Config
 
-from nnpar_lib import results
-from nnpar_lib.config import NATIVE_STRATEGIES, RunConfig
-from nnpar_lib.launch import calls, environment, farm, lifeline
+from nnpar_lib.config import RunConfig
+from nnpar_lib.config.run import NATIVE_STRATEGIES
+from nnpar_lib.launch import calls, environment, lifeline, task_farm
 from nnpar_lib.launch.calls import RankError
-from nnpar_lib.launch.farm import Task
-from nnpar_lib.launch.watch import KeepRecord, Progress, ProgressDisplay, RankOutput, silent_log
-from nnpar_lib.provenance import provenance
-from nnpar_lib.results import Record, RunRecord
+from nnpar_lib.launch.rank_output import (
+    KeepRecord,
+    Progress,
+    ProgressDisplay,
+    RankOutput,
+    silent_log,
+)
+from nnpar_lib.launch.task_farm import Task
+from nnpar_lib.records import store
+from nnpar_lib.records.provenance import provenance
+from nnpar_lib.records.store import Record, RunRecord
 
 __all__ = ["Engines", "EnginesLost", "RankError", "engines"]
 
-MEASUREMENT = "nnpar_lib.trainers.measurement.run_interleaved"
+MEASUREMENT = "nnpar_lib.trainers.tasks.runs.run_interleaved"
 SESSION_VARIABLE = "NNPAR_SESSION"
 START_SECONDS = 60.0
 NUM_QUOTED_CHARACTERS = 4000
@@ -102,7 +109,7 @@ class Engines:
         configs = list(configs.values()) if isinstance(configs, Mapping) else configs
         self._check(configs, num_repeats)
         known = results_file if environment.is_resuming() else None
-        done = results.find_repeats(known, configs, num_repeats, experiment, provenance())
+        done = store.find_repeats(known, configs, num_repeats, experiment, provenance())
         dictionaries = [config.to_dict() for config in configs]
         records = self.call_for_records(MEASUREMENT, dictionaries, num_repeats, experiment, results_file=results_file,
                                         progress=progress, done=list(done), **names)
@@ -116,18 +123,18 @@ class Engines:
 
         Records that rank 0 prints as it goes are appended to `results_file` at once; otherwise this is `call`.
         """
-        store, display = calls.RecordStore(results_file), ProgressDisplay()
+        kept, display = calls.RecordStore(results_file), ProgressDisplay()
         try:
-            returned = self._call(name, args, kwargs, store.keep, progress or display)
+            returned = self._call(name, args, kwargs, kept.keep, progress or display)
         except BaseException as error:
-            if store.records:
-                error.add_note(f"the {len(store.records)} records of finished runs are " +
+            if kept.records:
+                error.add_note(f"the {len(kept.records)} records of finished runs are " +
                                (f"in {results_file}" if results_file else "lost: give a results_file to keep them"))
             raise
         finally:
-            display.close(f"{len(store.records)} records from {self.num_ranks} ranks")
-        store.keep_missing(returned[0])
-        return store.records
+            display.close(f"{len(kept.records)} records from {self.num_ranks} ranks")
+        kept.keep_missing(returned[0])
+        return kept.records
 
     def call(self, name: str, *args: Any, progress: Progress | None = None, **kwargs: Any) -> list[Any]:
         """Call the function of this dotted name on every rank at once and return its results in the order of ranks.
@@ -143,9 +150,9 @@ class Engines:
 
     def farm(self, name: str, next_task: Callable[[], Task | None], arguments: Callable[[Task], Sequence[Any]],
              on_result: Callable[[Task, Any], None], meanwhile: Callable[[], None]) -> None:
-        """Call a function task by task on whatever rank is free; see `nnpar_lib.launch.farm.run`."""
+        """Call a function task by task on whatever rank is free; see `nnpar_lib.launch.task_farm.run`."""
         try:
-            farm.run(self._cluster, name, next_task, arguments, on_result, meanwhile)
+            task_farm.run(self._cluster, name, next_task, arguments, on_result, meanwhile)
         except BaseException as error:
             self._cluster.give_up(f"{name} ended with {type(error).__name__} while other ranks were at work")
             raise

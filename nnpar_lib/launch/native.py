@@ -18,11 +18,11 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any, Protocol
 
-from nnpar_lib import results
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import environment, lifeline, preflight
-from nnpar_lib.provenance import num_cores, provenance
-from nnpar_lib.results import RunRecord
+from nnpar_lib.records import store
+from nnpar_lib.records.provenance import num_cores, provenance
+from nnpar_lib.records.store import RunRecord
 
 SOURCE = Path(__file__).resolve().parents[2] / "cpp"
 DEFAULT_BUILD = SOURCE.parent / "build" / "cpp"
@@ -68,7 +68,7 @@ def run(config: RunConfig, *, experiment: str = "", results_file: str | Path | N
     with tempfile.TemporaryDirectory(prefix="nnpar-", dir=_memory_folder()) as folder:
         origin, record_file, final = provenance(), Path(folder, "record.jsonl"), Path(weights_file or f"{folder}/final")
         weights, order = (str(Path(folder, name)) for name in ("initial", "order"))
-        export = import_module("nnpar_lib.trainers.export")
+        export = import_module("nnpar_lib.trainers.tasks.cpp_inputs")
         export.export_start(config.to_dict(), weights, order)
         files = {"data": _data(config.dataset), "weights": weights, "order": order, "out": str(record_file),
                  "save-weights": str(final)}
@@ -77,7 +77,7 @@ def run(config: RunConfig, *, experiment: str = "", results_file: str | Path | N
         record = _record(record_file, final, config, origin)
     record = dataclasses.replace(record, experiment=experiment)
     if results_file is not None:
-        results.append(results_file, [record])
+        store.append(results_file, [record])
     return record
 
 
@@ -96,7 +96,7 @@ def run_interleaved(configs: Sequence[RunConfig], *, num_repeats: int = 5, exper
             record = ranks.run(config, experiment=experiment)
         records.append(dataclasses.replace(record, repeat=repeat))
         if results_file is not None:
-            results.append(results_file, records[-1:])
+            store.append(results_file, records[-1:])
     return records
 
 
@@ -142,7 +142,7 @@ def _data(dataset: str) -> str:
     """Return the folder of a data set's idx files, which are written once where there are none."""
     folder = DEFAULT_BUILD.parent / "data" / dataset
     folder.mkdir(parents=True, exist_ok=True)
-    found = import_module("nnpar_lib.trainers.export").export_data(dataset, str(folder))
+    found = import_module("nnpar_lib.trainers.tasks.cpp_inputs").export_data(dataset, str(folder))
     return str(found)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnpar_lib import checkpoint_file, data_files, offers
-from nnpar_lib.config import RunConfig
+from nnpar_lib.config import RunConfig, offers
+from nnpar_lib.datasets import files
 from nnpar_lib.launch import environment
+from nnpar_lib.records import checkpoint_file
 
 
 def check(config: RunConfig) -> None:
@@ -23,7 +24,7 @@ def check(config: RunConfig) -> None:
     elif config.cuda_graph:
         raise ValueError("cuda_graph records the work of a GPU, and device='cpu' has none; leave cuda_graph out, or "
                          "use device='cuda'")
-    data_files.ensure(config.dataset)
+    files.ensure(config.dataset)
 
 
 def check_repeats(configs: Sequence[RunConfig], num_repeats: int) -> None:

@@ -12,7 +12,7 @@ import nbformat
 import psutil
 import pytest
 
-from nnpar_lib import results
+from nnpar_lib.records import store
 from tests.conftest import ROOT
 
 TESTBED = ROOT / "cluster" / "testbed" / "testbed.sh"
@@ -91,7 +91,7 @@ class Job:
         return self.show("JobState")
 
     def records(self):
-        return results.load(self.folder / "job.jsonl")
+        return store.load(self.folder / "job.jsonl")
 
     @staticmethod
     def node_state(node):
@@ -217,7 +217,7 @@ def test_a_job_that_is_cancelled_leaves_nothing_but_its_results(overdue, tmp_pat
 def test_weak_scaling_over_two_nodes_ends_in_a_page(overdue, tmp_path):
     job = Job(tmp_path, ROOT / "notebooks" / "09_scale_over_nodes.ipynb", ROOT / "cluster" / "params" / "quick.yml")
     assert job.wait() == "COMPLETED", job.log.read_text()
-    records = results.load(job.folder / "09_scale_over_nodes.jsonl")
+    records = store.load(job.folder / "09_scale_over_nodes.jsonl")
     assert Counter((record.model, record.num_ranks) for record in records) == {
         ("mlp", 1): 2, ("mlp", 2): 6, ("cnn", 1): 2, ("cnn", 2): 6}
     assert not any(record.oversubscribed or record.diverged for record in records)

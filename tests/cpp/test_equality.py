@@ -7,9 +7,9 @@ from torch import nn
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import native
-from nnpar_lib.trainers import export
-from nnpar_lib.trainers.data import Batch, BatchSource, load
-from nnpar_lib.trainers.replica import Replica
+from nnpar_lib.trainers.data.batches import Batch, BatchSource, load
+from nnpar_lib.trainers.step.replica import Replica
+from nnpar_lib.trainers.tasks import cpp_inputs
 from nnpar_lib.trainers.timeline import Timeline
 
 # 131 is odd and no multiple of 3, and 12,000 / 131 leaves a short last batch within the 100 steps; at
@@ -23,7 +23,7 @@ def run_program(program, config, folder, environment=None):
     """Run the program; return the mean loss of each step and the final weights."""
     names = ("initial", "order", "out", "final", "losses")
     weights, order, out, final, losses = (str(folder / name) for name in names)
-    export.export_start(config.to_dict(), weights, order)
+    cpp_inputs.export_start(config.to_dict(), weights, order)
     words = [*native._options(config), "--data", native._data("digits"), "--weights", weights, "--order", order,
              "--out", out, "--save-weights", final, "--save-losses", losses]
     native.start(config.num_ranks, words, str(folder), program)

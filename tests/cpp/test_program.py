@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nnpar_lib import results
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import native
+from nnpar_lib.records import store
 from tests.conftest import ROOT, mpiexec, run_python
 
 IMAGES = "train-images-idx3-ubyte"
@@ -96,7 +96,7 @@ def test_alone_it_draws_its_own_start_and_writes_a_record_of_the_library(build, 
     process = call(build("release"), "--data", data, "--lr", 0.05, "--out", tmp_path / "runs.jsonl",
                    num_ranks=num_ranks)
     assert process.returncode == 0, process.stderr
-    (record,) = results.load(tmp_path / "runs.jsonl")
+    (record,) = store.load(tmp_path / "runs.jsonl")
     assert record.num_ranks == num_ranks and record.num_examples == 12_000 and record.num_steps == 94
     assert record.final_test_accuracy > 0.8
     assert record.train_seconds == pytest.approx(sum(record.activity_seconds.values()), rel=0.2)
@@ -107,7 +107,7 @@ def test_the_shell_runs_it_like_any_other_strategy(tmp_path):
     process = run_python("-m", "nnpar_lib", "run", "--strategy", "cpp", "--num-ranks", 2, "--num-steps", 12,
                          "--out", tmp_path / "runs.jsonl")
     assert process.returncode == 0, process.stderr
-    (record,) = results.load(tmp_path / "runs.jsonl")
+    (record,) = store.load(tmp_path / "runs.jsonl")
     assert record.strategy == "cpp" and record.num_ranks == 2 and len(record.weights_sha256) == 64
     assert RunConfig.from_parameters(record.config).num_steps == 12
     assert record.provenance["packages"]["torch"] and record.provenance["compiler"]

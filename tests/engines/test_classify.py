@@ -7,7 +7,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import native
 from nnpar_lib.launch.engines import RankError
 
-NAME = "nnpar_lib.trainers.classify.classify_test_images"
+NAME = "nnpar_lib.trainers.tasks.classify.classify_test_images"
 # at a rate where training does not amplify the rounding of different kernels
 BASE = RunConfig(hidden=(32, 16), lr=0.03, num_steps=60, global_batch_size=60, num_warmup_steps=1, num_threads=1)
 WAYS = {"serial": {}, "gradient_averaging": {"num_ranks": 2}, "pipeline": {"num_ranks": 2}, "tensor": {"num_ranks": 2}}

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from nnpar_lib import results
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import engines as module
 from nnpar_lib.launch.engines import RankError, engines
+from nnpar_lib.records import store
 
 SERIAL = RunConfig(strategy="serial", num_ranks=1)
 PARALLEL = RunConfig(strategy="gradient_averaging", num_ranks=2)
@@ -19,7 +19,7 @@ def measured_by(monkeypatch, function):
 
 
 def kept(path):
-    return [(record.strategy, record.repeat) for record in results.load(path)]
+    return [(record.strategy, record.repeat) for record in store.load(path)]
 
 
 def test_records_come_back_in_order_and_lie_in_the_file(shared_engines, tmp_path, monkeypatch):
@@ -29,7 +29,7 @@ def test_records_come_back_in_order_and_lie_in_the_file(shared_engines, tmp_path
     assert [(record.strategy, record.repeat) for record in records] == [
         ("serial", 0), ("gradient_averaging", 0), ("serial", 1), ("gradient_averaging", 1)]
     assert {record.experiment for record in records} == {"try"}
-    assert results.load(path) == records
+    assert store.load(path) == records
 
 
 def test_a_record_is_in_the_file_before_the_next_run_is_over(shared_engines, tmp_path, monkeypatch):
@@ -37,7 +37,7 @@ def test_a_record_is_in_the_file_before_the_next_run_is_over(shared_engines, tmp
     path = tmp_path / "records.jsonl"
     seen = []
     shared_engines.run_interleaved([SERIAL], num_repeats=3, results_file=path,
-                                   progress=lambda *_: seen.append(len(results.load(path))))
+                                   progress=lambda *_: seen.append(len(store.load(path))))
     assert seen == [0, 1, 2]
 
 
@@ -46,7 +46,7 @@ def test_a_record_whose_line_was_lost_is_taken_from_what_is_returned(shared_engi
     path = tmp_path / "records.jsonl"
     records = shared_engines.run_interleaved([SERIAL], num_repeats=3, results_file=path)
     assert sorted(record.repeat for record in records) == [0, 1, 2]
-    assert results.load(path) == records
+    assert store.load(path) == records
 
 
 def test_what_was_measured_before_a_failure_is_kept(spmd_functions_importable, tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_one_run_gives_one_record(shared_engines, tmp_path, monkeypatch):
     path = tmp_path / "records.jsonl"
     record = shared_engines.run(PARALLEL, experiment="once", results_file=str(path))
     assert (record.strategy, record.experiment) == ("gradient_averaging", "once")
-    assert results.load(path) == [record]
+    assert store.load(path) == [record]
 
 
 def test_a_config_with_too_many_ranks_is_refused_before_any_runs(shared_engines, tmp_path, monkeypatch):
@@ -91,4 +91,4 @@ def test_real_training_on_one_and_two_ranks(shared_engines, tmp_path):
     assert [record.label for record in records] == ["a", "b"] * 2
     assert [record.num_ranks for record in records] == [1, 2, 1, 2]
     assert [record.config for record in records] == [config.to_dict() for config in configs * 2]
-    assert results.load(path) == records
+    assert store.load(path) == records

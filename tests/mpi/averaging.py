@@ -9,12 +9,13 @@ from mpi4py import MPI
 from torch.nn.functional import cross_entropy
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import models, strategies
-from nnpar_lib.trainers.communicator import MpiCommunicator, world
-from nnpar_lib.trainers.data import global_batch_indices, load, normalise, part
-from nnpar_lib.trainers.group import Communicator, SingleCommunicator
-from nnpar_lib.trainers.measurement import abort_all_on_error
-from nnpar_lib.trainers.placement import place
+from nnpar_lib.trainers import strategies
+from nnpar_lib.trainers.communication.communicator import Communicator, SingleCommunicator
+from nnpar_lib.trainers.communication.mpi import MpiCommunicator, world
+from nnpar_lib.trainers.data.batches import global_batch_indices, load, normalise, part
+from nnpar_lib.trainers.loop.placement import place
+from nnpar_lib.trainers.models import networks
+from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 from nnpar_lib.trainers.timeline import Timeline
 
 BATCH_SIZE = 1777  # 7 steps an epoch, the last one short; uneven on 2, 3 and 4 ranks
@@ -63,7 +64,7 @@ class Copy:
     def __init__(self, config: RunConfig, size: int, rank: int, seed: int) -> None:
         self.config, self.size, self.rank, self.seed = config, size, rank, seed
         self.data = load(config.dataset)
-        self.model = models.build(config)
+        self.model = networks.build(config)
         self.weight = 0
         self.renew_optimizer()
 

@@ -13,12 +13,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import models, strategies
-from nnpar_lib.trainers.communicator import world
-from nnpar_lib.trainers.data import global_batch_indices, load, normalise, part
-from nnpar_lib.trainers.group import Communicator
-from nnpar_lib.trainers.measurement import abort_all_on_error
-from nnpar_lib.trainers.placement import place
+from nnpar_lib.trainers import strategies
+from nnpar_lib.trainers.communication.communicator import Communicator
+from nnpar_lib.trainers.communication.mpi import world
+from nnpar_lib.trainers.data.batches import global_batch_indices, load, normalise, part
+from nnpar_lib.trainers.loop.placement import place
+from nnpar_lib.trainers.models import networks
+from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 from nnpar_lib.trainers.timeline import Timeline
 
 NUM_RANKS, NUM_STEPS, NUM_MICROBATCHES = 4, 4, 3
@@ -54,7 +55,7 @@ def chunks(indices: torch.Tensor, num_copies: int, num_microbatches: int, shared
 
 def reference(config: RunConfig, num_copies: int, num_microbatches: int, shared: bool) -> nn.Module:
     """Train in one process, a model a copy with statistics of its own; return one with their mean statistics."""
-    copies = [models.build(config) for _ in range(1 if shared else num_copies)]
+    copies = [networks.build(config) for _ in range(1 if shared else num_copies)]
     data = load(config.dataset)
     for step in range(NUM_STEPS):
         indices = global_batch_indices(len(data.train_labels), config.global_batch_size, config.seed, step)
@@ -86,7 +87,7 @@ def differences(config: RunConfig, ranks: Communicator, expected: nn.Module) -> 
     weights = torch.cat([parameter.detach().reshape(-1) for parameter in strategy.whole_parameters()])
     data = load(config.dataset)
     images = normalise(data.test_images[:50], data, torch.float64)
-    with models.evaluating(expected):
+    with networks.evaluating(expected):
         wanted = expected(images)
     logits = strategy.predict(images)
     strategy.close()

@@ -10,12 +10,12 @@ import json
 
 import torch
 
-from nnpar_lib import offers
-from nnpar_lib.config import OPTIMIZERS, RunConfig
-from nnpar_lib.trainers import recording
-from nnpar_lib.trainers.communicator import world
-from nnpar_lib.trainers.measurement import abort_all_on_error
-from nnpar_lib.trainers.transparency import difference_from_serial
+from nnpar_lib.config import RunConfig, offers
+from nnpar_lib.config.run import OPTIMIZERS
+from nnpar_lib.trainers.communication.mpi import world
+from nnpar_lib.trainers.step import cuda_graph
+from nnpar_lib.trainers.tasks.equality import difference_from_serial
+from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 from tests.conftest import DEVICE
 from tests.tape import TapeRecorder
 
@@ -77,7 +77,7 @@ def _config(num_ranks: int, strategy: str, model: str, optimizer: str, dtype: st
 def main() -> None:
     ranks = world()
     if DEVICE == "cpu":
-        recording.recorder = lambda _: TapeRecorder()
+        cuda_graph.recorder = lambda _: TapeRecorder()
     found = {name: difference_from_serial(config.to_dict()) for name, config in cases(ranks.size).items()}
     if ranks.rank == 0:
         print("\nRESULT " + json.dumps(found))

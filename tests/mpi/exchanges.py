@@ -7,9 +7,9 @@ import json
 import torch
 from mpi4py import MPI
 
-from nnpar_lib.trainers import allreduce
-from nnpar_lib.trainers.communicator import ADDRESS, STAGED, MpiCommunicator, is_cuda_aware
-from nnpar_lib.trainers.measurement import abort_all_on_error
+from nnpar_lib.trainers.communication import allreduce
+from nnpar_lib.trainers.communication.mpi import ADDRESS, STAGED, MpiCommunicator, is_cuda_aware
+from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 from nnpar_lib.trainers.timeline import Timeline
 
 SIZES = (1, 2, 3, 17, 1000, 100_003)

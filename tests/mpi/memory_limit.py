@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers.communicator import world
-from nnpar_lib.trainers.measurement import abort_all_on_error
-from nnpar_lib.trainers.training import train
+from nnpar_lib.trainers.communication.mpi import world
+from nnpar_lib.trainers.loop.training import train
+from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 
 LARGE = {"hidden": (3072, 3072, 3072, 3072), "num_steps": 2, "num_warmup_steps": 1, "global_batch_size": 16,
          "evaluate_every": 0, "memory_budget_mib": 540, "num_threads": 1, "num_microbatches": 2}

@@ -7,12 +7,11 @@ import json
 
 import torch
 
-from nnpar_lib import offers
-from nnpar_lib.config import RunConfig
+from nnpar_lib.config import RunConfig, offers
 from nnpar_lib.schedules import SCHEDULES
-from nnpar_lib.trainers.communicator import world
-from nnpar_lib.trainers.measurement import abort_all_on_error
-from nnpar_lib.trainers.transparency import difference_from_serial
+from nnpar_lib.trainers.communication.mpi import world
+from nnpar_lib.trainers.tasks.equality import difference_from_serial
+from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 from tests.conftest import DEVICE
 
 # 9 blocks each: 2, 4 and 8 stages do not divide them

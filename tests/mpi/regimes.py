@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers.communicator import world
-from nnpar_lib.trainers.measurement import abort_all_on_error
-from nnpar_lib.trainers.noise import gradient_norms
-from nnpar_lib.trainers.trial import run_trial_on_ranks
+from nnpar_lib.trainers.communication.mpi import world
+from nnpar_lib.trainers.tasks.goal_run import run_trial_on_ranks
+from nnpar_lib.trainers.tasks.gradient_noise import gradient_norms
+from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 
 COMMON = {"dataset": "digits", "global_batch_size": 120, "lr": 0.1, "num_threads": 1, "binding": "none",
           "dtype": "float64", "hidden": (32,), "optimizer": "sgd"}

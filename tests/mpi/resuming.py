@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from nnpar_lib import checkpoint_file
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import pulse
-from nnpar_lib.trainers.communicator import world
-from nnpar_lib.trainers.measurement import abort_all_on_error
-from nnpar_lib.trainers.training import train
+from nnpar_lib.records import checkpoint_file
+from nnpar_lib.trainers.communication.mpi import world
+from nnpar_lib.trainers.loop import agreement
+from nnpar_lib.trainers.loop.training import train
+from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 
 SMALL = {"hidden": (32, 16, 12), "num_threads": 1, "global_batch_size": 401, "num_steps": 40, "num_epochs": 2,
          "num_warmup_steps": 1, "lr": 0.01, "lr_schedule": "linear"}
@@ -107,7 +107,7 @@ def changed(folder, optimizer):
 
 
 def main():
-    pulse.SECONDS_BETWEEN = 0.0  # a checkpoint after every step
+    agreement.SECONDS_BETWEEN = 0.0  # a checkpoint after every step
     ranks = world()
     with tempfile.TemporaryDirectory() as own:
         folder = Path(ranks.broadcast_object(own))

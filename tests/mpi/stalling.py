@@ -4,9 +4,9 @@ import os
 import signal
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers.communicator import world
-from nnpar_lib.trainers.measurement import abort_all_on_error
-from nnpar_lib.trainers.training import train
+from nnpar_lib.trainers.communication.mpi import world
+from nnpar_lib.trainers.loop.training import train
+from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 
 STALL_SECONDS = 3.0
 

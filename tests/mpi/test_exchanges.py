@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnpar_lib.provenance import package_versions
+from nnpar_lib.records.provenance import package_versions
 from tests.conftest import mpi_results
 
 RANK_COUNTS = (1, 2, 3, 4)

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers.communicator import SingleCommunicator
-from nnpar_lib.trainers.data import Batch, BatchSource, normalise
-from nnpar_lib.trainers.holdout import load_split
-from nnpar_lib.trainers.noise import gradient_norms
-from nnpar_lib.trainers.placement import place
-from nnpar_lib.trainers.replica import Replica
+from nnpar_lib.trainers.communication.mpi import SingleCommunicator
+from nnpar_lib.trainers.data.batches import Batch, BatchSource, normalise
+from nnpar_lib.trainers.data.validation import load_split
+from nnpar_lib.trainers.loop.placement import place
+from nnpar_lib.trainers.step.replica import Replica
+from nnpar_lib.trainers.tasks.goal_run import check_steps
+from nnpar_lib.trainers.tasks.gradient_noise import gradient_norms
 from nnpar_lib.trainers.timeline import Timeline
-from nnpar_lib.trainers.trial import check_steps
 from tests.conftest import mpi_results
 from tests.mpi import regimes
 

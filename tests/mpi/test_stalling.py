@@ -2,7 +2,7 @@
 
 import time
 
-from nnpar_lib.trainers.stall import describe
+from nnpar_lib.trainers.communication.stall import describe
 from tests.conftest import run_mpi
 from tests.mpi.stalling import STALL_SECONDS
 

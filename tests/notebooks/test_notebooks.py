@@ -6,9 +6,11 @@ import re
 import nbformat
 import pytest
 
-from nnpar_lib import provenance, regimes_study, results
-from nnpar_lib.analysis import comparison, parallel_trials
+from nnpar_lib.analysis.cost import comparison
+from nnpar_lib.analysis.regimes import parallel_trials
+from nnpar_lib.experiments import regimes_study
 from nnpar_lib.launch import notebook
+from nnpar_lib.records import provenance, store
 from tests.conftest import ROOT, run_python
 
 NUM_RECORDS = {"00_allreduce": 18, "01_accuracy": 2, "01_threads": 12, "02_ladder": 18, "02_strong_scaling": 20,
@@ -34,12 +36,12 @@ def built(tmp_path_factory):
 @pytest.mark.skipif(provenance.num_cores() > 3, reason="the counts are those of two cores")
 def test_every_notebook_leaves_its_records(built):
     files = {path.stem: path for path in (built / "results" / "digits-quick").glob("*.jsonl")}
-    assert {name: len(results.load(path)) for name, path in files.items()} == NUM_RECORDS
+    assert {name: len(store.load(path)) for name, path in files.items()} == NUM_RECORDS
 
 
 @pytest.mark.timeout(1000)
 def test_what_was_trained_has_learnt_and_says_where_it_was_measured(built):
-    records = results.load(built / "results" / "digits-quick" / "01_accuracy.jsonl")
+    records = store.load(built / "results" / "digits-quick" / "01_accuracy.jsonl")
     assert min(record.final_test_accuracy for record in records) > 0.9
     assert all(record.provenance["host"] and record.provenance["packages"]["torch"] for record in records)
 
@@ -47,12 +49,12 @@ def test_what_was_trained_has_learnt_and_says_where_it_was_measured(built):
 @pytest.mark.timeout(1000)
 def test_a_model_in_parts_learns_as_a_whole_one_and_one_that_does_not_fit_trains_in_parts(built):
     folder = built / "results" / "digits-quick"
-    accuracy = comparison.accuracy(results.frame(results.load(folder / "05_accuracy.jsonl")), {"mlp": 0.5, "cnn": 0.5})
+    accuracy = comparison.accuracy(store.frame(store.load(folder / "05_accuracy.jsonl")), {"mlp": 0.5, "cnn": 0.5})
     same = accuracy[~accuracy["label"].str.startswith("weight averaging")]
     assert len(same) == 8 and same["accuracy_lost"].abs().max() < 0.003 and same["seconds_to_goal"].notna().all()
-    large = [record for record in results.load(folder / "03_memory.jsonl") if record.experiment == "does_not_fit"]
+    large = [record for record in store.load(folder / "03_memory.jsonl") if record.experiment == "does_not_fit"]
     assert [(record.strategy, record.diverged) for record in large] == [("pipeline", False), ("tensor", False)]
-    live = {record.label: record.memory[0]["activations"] for record in results.load(folder / "03_memory.jsonl")}
+    live = {record.label: record.memory[0]["activations"] for record in store.load(folder / "03_memory.jsonl")}
     assert live["1f1b, 16 micro-batches"] < live["gpipe, 16 micro-batches"] / 3
 
 
@@ -63,7 +65,7 @@ def test_the_quick_study_finds_steps_at_every_batch_size(built):
     assert sorted(runs["batch_size"].unique()) == [16, 32, 64, 128, 256, 512]
     steps = runs[runs["stage"] == "estimate"].groupby(["goal_error", "batch_size"])["steps"].median().unstack()
     assert (steps[16] > 2 * steps[512]).all()
-    records = results.frame(results.load(folder / "04_runs.jsonl"))
+    records = store.frame(store.load(folder / "04_runs.jsonl"))
     assert records["kind"].value_counts().to_dict() == {"run": 24, "trial": 18, "norms": 1}
     counts = parallel_trials.equal_counts(records[records["experiment"] == "regimes_ranks"])
     assert (counts["num_equal"] == counts["num_pairs"]).all() and counts["num_pairs"].sum() == 4
@@ -71,7 +73,7 @@ def test_the_quick_study_finds_steps_at_every_batch_size(built):
 
 @pytest.mark.timeout(1000)
 def test_all_exact_ways_of_the_demonstration_end_with_the_same_loss(built):
-    records = results.frame(results.load(built / "results" / "digits-quick" / "08_demo.jsonl"))
+    records = store.frame(store.load(built / "results" / "digits-quick" / "08_demo.jsonl"))
     spread = records.groupby("model")["final_train_loss"].agg(lambda loss: loss.max() / loss.min() - 1)
     assert set(spread.index) == {"mlp", "cnn", "resnet18"} and spread[["mlp", "cnn"]].max() < 1e-3
 

@@ -4,8 +4,8 @@ import os
 import signal
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers.communicator import world
-from nnpar_lib.trainers.training import train
+from nnpar_lib.trainers.communication.mpi import world
+from nnpar_lib.trainers.loop.training import train
 
 
 def train_and_stop(rank, stall_seconds):

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from nnpar_lib import checkpoint_file
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import preflight
-from nnpar_lib.trainers.group import SingleCommunicator
-from nnpar_lib.trainers.training import train
+from nnpar_lib.records import checkpoint_file
+from nnpar_lib.trainers.communication.communicator import SingleCommunicator
+from nnpar_lib.trainers.loop.training import train
 from tests.conftest import ROOT, run_python
 from tests.resilience import kills
 

@@ -10,11 +10,11 @@ import uuid
 
 import pytest
 
-from nnpar_lib import results
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch.engines import EnginesLost, engines
-from nnpar_lib.trainers.group import SingleCommunicator
-from nnpar_lib.trainers.training import train
+from nnpar_lib.records import store
+from nnpar_lib.trainers.communication.communicator import SingleCommunicator
+from nnpar_lib.trainers.loop.training import train
 from tests.cluster.test_jobs import write_notebook
 from tests.conftest import ROOT, run_python
 from tests.resilience import kills
@@ -37,7 +37,7 @@ def test_a_killed_papermill_leaves_its_records_and_nothing_that_runs(tmp_path):
                                stderr=subprocess.DEVNULL,
                                env={**os.environ, "PYTHONPATH": str(ROOT), kills.MARK: mark})
     deadline = time.monotonic() + 90
-    while not results.load(tmp_path / "job.jsonl"):
+    while not store.load(tmp_path / "job.jsonl"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     process.kill()
@@ -46,7 +46,7 @@ def test_a_killed_papermill_leaves_its_records_and_nothing_that_runs(tmp_path):
     while kills.marked(mark) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert kills.marked(mark) == []
-    assert len(results.load(tmp_path / "job.jsonl")) == 1
+    assert len(store.load(tmp_path / "job.jsonl")) == 1
 
 
 def test_a_record_for_which_there_is_no_room_is_printed():

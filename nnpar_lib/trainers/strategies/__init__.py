@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers.group import Communicator
+from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.strategies.base import Strategy
 from nnpar_lib.trainers.strategies.gradient_averaging import GradientAveraging
 from nnpar_lib.trainers.strategies.hybrid import Hybrid

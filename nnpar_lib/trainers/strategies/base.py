@@ -8,12 +8,18 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from nnpar_lib.trainers import models
-from nnpar_lib.trainers.data import Batch, Batches
-from nnpar_lib.trainers.group import Communicator
-from nnpar_lib.trainers.memory import measure
-from nnpar_lib.trainers.replica import Replica
-from nnpar_lib.trainers.state import State, read_state, running_statistics, write_running_statistics, write_state
+from nnpar_lib.trainers.communication.communicator import Communicator
+from nnpar_lib.trainers.data.batches import Batch, Batches
+from nnpar_lib.trainers.models import networks
+from nnpar_lib.trainers.step.memory import measure
+from nnpar_lib.trainers.step.replica import Replica
+from nnpar_lib.trainers.step.state import (
+    State,
+    read_state,
+    running_statistics,
+    write_running_statistics,
+    write_state,
+)
 
 
 class Strategy(Protocol):
@@ -73,7 +79,7 @@ class WholeModel:
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the logits [n, 10]; each rank has examples of its own."""
-        with models.evaluating(self.model):
+        with networks.evaluating(self.model):
             logits: Tensor = self.model(images)
         return logits
 

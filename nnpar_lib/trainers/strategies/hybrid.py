@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import batch_norm, models
-from nnpar_lib.trainers.data import Batch
-from nnpar_lib.trainers.group import Communicator, Request
-from nnpar_lib.trainers.sharding import Exchange
+from nnpar_lib.trainers.communication.communicator import Communicator, Request
+from nnpar_lib.trainers.data.batches import Batch
+from nnpar_lib.trainers.models import batch_norm, networks
+from nnpar_lib.trainers.models.sharding import Exchange
 from nnpar_lib.trainers.strategies.pipeline import Pipeline
 from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, Timeline
 
@@ -41,7 +41,7 @@ class Hybrid(Pipeline):
         self._timeline.lap(COMMUNICATE)
 
     def _segments(self, module: nn.Sequential) -> list[nn.Sequential]:
-        return [models.network(self._config, block) for block in module]
+        return [networks.network(self._config, block) for block in module]
 
     def _use_gradient(self, buffer: Tensor) -> None:
         super()._use_gradient(buffer)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from nnpar_lib import schedules
 from nnpar_lib.config import RunConfig
 from nnpar_lib.schedules import Instruction
-from nnpar_lib.trainers import models
-from nnpar_lib.trainers.data import Batch, Batches, BatchSource, load, part
-from nnpar_lib.trainers.group import Communicator, Request
-from nnpar_lib.trainers.memory import measure
-from nnpar_lib.trainers.replica import Replica
-from nnpar_lib.trainers.stage import Stage, stage_bounds
-from nnpar_lib.trainers.state import State
+from nnpar_lib.trainers.communication.communicator import Communicator, Request
+from nnpar_lib.trainers.data.batches import Batch, Batches, BatchSource, load, part
+from nnpar_lib.trainers.models import networks
+from nnpar_lib.trainers.step.memory import measure
+from nnpar_lib.trainers.step.replica import Replica
+from nnpar_lib.trainers.step.stage import Stage, stage_bounds
+from nnpar_lib.trainers.step.state import State
 from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, OTHER, RECEIVE, SEND, WAIT, Timeline
 
 
@@ -38,7 +38,7 @@ class Pipeline:
         self._pipeline = config.pipeline
         self._own = self._pipeline.stages_of(self._group.rank)
         self._bounds = stage_bounds(config, self._group)
-        shapes = models.boundary_shapes(config)
+        shapes = networks.boundary_shapes(config)
         self._input_shapes = [shapes[bounds.start] for bounds in self._bounds]
         self._output_shapes = [shapes[bounds.stop] for bounds in self._bounds]
         self._build_stages()
@@ -69,7 +69,7 @@ class Pipeline:
             output = self._stages[stage].predict(output)
             if stage + 1 < self._pipeline.num_stages and self._group.size > 1:
                 self._group.start_send(output, self._pipeline.rank_of(stage + 1), stage + 1).wait()
-        return output if self._has_last else output.new_empty(0, models.NUM_CLASSES)
+        return output if self._has_last else output.new_empty(0, networks.NUM_CLASSES)
 
     def whole_parameters(self) -> Iterator[Tensor]:
         """Yield the parameters of all stages in turn, each from the rank that holds it (collective)."""
@@ -116,8 +116,8 @@ class Pipeline:
     def _build_stages(self) -> None:
         """Build the blocks of this rank's stages; the others are dropped as soon as they have been drawn."""
         wanted = {block: stage for stage in self._own for block in range(*self._bounds[stage].indices(10**9))}
-        self._modules = {stage: models.network(self._config) for stage in self._own}
-        for index, block in enumerate(models.blocks(self._config)):
+        self._modules = {stage: networks.network(self._config) for stage in self._own}
+        for index, block in enumerate(networks.blocks(self._config)):
             if index in wanted:
                 self._modules[wanted[index]].append(block)
         self._replica = Replica(self._config, self._timeline, nn.Sequential(*self._modules.values()))

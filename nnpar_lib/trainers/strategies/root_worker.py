@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import models
-from nnpar_lib.trainers.data import Batch, Batches, batch_source, load
-from nnpar_lib.trainers.group import Communicator
-from nnpar_lib.trainers.replica import build_optimizer, set_learning_rate
-from nnpar_lib.trainers.state import State
+from nnpar_lib.trainers.communication.communicator import Communicator
+from nnpar_lib.trainers.data.batches import Batch, Batches, batch_source, load
+from nnpar_lib.trainers.models import networks
+from nnpar_lib.trainers.step.replica import build_optimizer, set_learning_rate
+from nnpar_lib.trainers.step.state import State
 from nnpar_lib.trainers.strategies.base import WholeModel
 from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, FORWARD, OTHER, UPDATE, Timeline
 
@@ -61,7 +61,7 @@ class RootWorker(WholeModel):
         self._num_steps = state.counters.get("num_steps", 0)
 
     def reset(self) -> None:
-        self.model = models.build(self._config).to(self._config.device)
+        self.model = networks.build(self._config).to(self._config.device)
         self._renew()
 
     def close(self) -> None: ...

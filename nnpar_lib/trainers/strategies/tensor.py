@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import models, sharding
-from nnpar_lib.trainers.data import Batch, Batches, BatchSource, load
-from nnpar_lib.trainers.group import Communicator
-from nnpar_lib.trainers.memory import measure
-from nnpar_lib.trainers.replica import Replica
-from nnpar_lib.trainers.state import State
+from nnpar_lib.trainers.communication.communicator import Communicator
+from nnpar_lib.trainers.data.batches import Batch, Batches, BatchSource, load
+from nnpar_lib.trainers.models import networks, sharding
+from nnpar_lib.trainers.step.memory import measure
+from nnpar_lib.trainers.step.replica import Replica
+from nnpar_lib.trainers.step.state import State
 from nnpar_lib.trainers.timeline import Timeline
 
 
@@ -41,9 +41,9 @@ class TensorParallel:
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the logits on the first rank; all have to call this (collective)."""
-        with models.evaluating(self._replica.model):
+        with networks.evaluating(self._replica.model):
             logits: Tensor = self._replica.model(images)
-        return logits if self._communicator.rank == 0 else logits.new_empty(0, models.NUM_CLASSES)
+        return logits if self._communicator.rank == 0 else logits.new_empty(0, networks.NUM_CLASSES)
 
     def whole_parameters(self) -> Iterator[Tensor]:
         """Yield the parameters, put together from the ranks' shares (collective)."""

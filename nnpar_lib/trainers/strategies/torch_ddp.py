@@ -10,12 +10,12 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import batch_norm, models
-from nnpar_lib.trainers.data import Batch, Batches, batch_source, load
-from nnpar_lib.trainers.group import Communicator
-from nnpar_lib.trainers.process_group import join_process_group
-from nnpar_lib.trainers.replica import build_optimizer, set_learning_rate
-from nnpar_lib.trainers.sharding import Exchange
+from nnpar_lib.trainers.communication.communicator import Communicator
+from nnpar_lib.trainers.communication.torch_distributed import join_process_group
+from nnpar_lib.trainers.data.batches import Batch, Batches, batch_source, load
+from nnpar_lib.trainers.models import batch_norm, networks
+from nnpar_lib.trainers.models.sharding import Exchange
+from nnpar_lib.trainers.step.replica import build_optimizer, set_learning_rate
 from nnpar_lib.trainers.strategies.base import WholeModel
 from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 
@@ -38,7 +38,7 @@ class TorchDDP(WholeModel):
         data = load(config.dataset)
         self.batches: Batches = batch_source(data, config, size=communicator.size, rank=communicator.rank)
         join_process_group(communicator, "nccl" if config.device == "cuda" else "gloo")
-        self.model = models.build(config).to(config.device)
+        self.model = networks.build(config).to(config.device)
         self._communicator = communicator
         if config.batch_norm == "synchronised" and communicator.size > 1:
             batch_norm.synchronise_(self.model, Exchange(communicator, timeline))

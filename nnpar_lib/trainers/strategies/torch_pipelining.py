@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers.data import Batch
-from nnpar_lib.trainers.group import Communicator
-from nnpar_lib.trainers.process_group import join_process_group
+from nnpar_lib.trainers.communication.communicator import Communicator
+from nnpar_lib.trainers.communication.torch_distributed import join_process_group
+from nnpar_lib.trainers.data.batches import Batch
 from nnpar_lib.trainers.strategies.pipeline import Pipeline
 from nnpar_lib.trainers.timeline import FORWARD, Timeline
 
@@ -54,7 +54,9 @@ class TorchPipelining(Pipeline):
 
     def _build_schedule(self) -> None:
         """Build torch's stages, which learn the shapes of micro-batches in their first step and keep them."""
-        from torch.distributed import pipelining  # takes a second, which no other strategy should pay for
+        from torch.distributed import (
+            pipelining,  # takes a second, which no other strategy should pay for
+        )
 
         stages = [pipelining.PipelineStage(
             module, stage, self._pipeline.num_stages, torch.device(self._config.device))

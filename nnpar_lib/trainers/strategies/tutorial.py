@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import models
-from nnpar_lib.trainers.data import Batch, Batches, batch_source, load
-from nnpar_lib.trainers.group import Communicator
-from nnpar_lib.trainers.replica import build_optimizer, set_learning_rate
+from nnpar_lib.trainers.communication.communicator import Communicator
+from nnpar_lib.trainers.data.batches import Batch, Batches, batch_source, load
+from nnpar_lib.trainers.models import networks
+from nnpar_lib.trainers.step.replica import build_optimizer, set_learning_rate
 from nnpar_lib.trainers.strategies.base import WholeModel
 from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 
@@ -41,7 +41,7 @@ class Tutorial(WholeModel):
     def synchronise(self) -> None: ...
 
     def reset(self) -> None:
-        self.model = models.build(self._config).to(self._config.device)
+        self.model = networks.build(self._config).to(self._config.device)
         self._optimizer = build_optimizer(self.model.parameters(), self._config, fused=None)
 
     def close(self) -> None: ...

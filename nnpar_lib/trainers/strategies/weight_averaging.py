@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers import allreduce, batch_norm
-from nnpar_lib.trainers.data import Batch, Batches, batch_source, load
-from nnpar_lib.trainers.group import Communicator
-from nnpar_lib.trainers.replica import Replica
-from nnpar_lib.trainers.state import State
+from nnpar_lib.trainers.communication import allreduce
+from nnpar_lib.trainers.communication.communicator import Communicator
+from nnpar_lib.trainers.data.batches import Batch, Batches, batch_source, load
+from nnpar_lib.trainers.models import batch_norm
+from nnpar_lib.trainers.step.replica import Replica
+from nnpar_lib.trainers.step.state import State
 from nnpar_lib.trainers.strategies.base import WholeModel
 from nnpar_lib.trainers.timeline import Timeline
 

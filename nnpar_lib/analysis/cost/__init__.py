@@ -1,0 +1,1 @@
+"""The cost model: predictions from block profiles and message prices."""

@@ -1,0 +1,193 @@
+"""The same runs from a shell: alone it launches the ranks itself, under mpiexec or srun it is one of them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from nnpar_lib.cli.options import config_from
+from nnpar_lib.config import RunConfig
+from nnpar_lib.launch import environment, lifeline, native, preflight
+from nnpar_lib.launch.rank_output import ProgressDisplay
+from nnpar_lib.records import store, trace
+from nnpar_lib.records.provenance import provenance
+
+# SLURM_PROCID is not among them: a batch script that srun did not launch carries one too.
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
+SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+COLUMNS = {
+    "strategy": "strategy", "model": "model", "dataset": "data set", "num_ranks": "ranks",
+    "threads_per_rank": "threads", "global_batch_size": "batch", "num_steps": "steps", "train_seconds": "seconds",
+    "samples_per_second": "samples/s", "final_train_loss": "train loss", "final_test_accuracy": "test accuracy",
+}
+FORMATS = {"seconds": "{:.3f}", "samples/s": "{:,.0f}", "train loss": "{:.4f}", "test accuracy": "{:.4f}"}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train as the options say, print a short table, append the records; return the exit status."""
+    size = launched_size()
+    config = config_from(arguments, default_num_ranks=size or 1)
+    if size is not None and config.num_ranks != size:
+        raise ValueError(f"num_ranks={config.num_ranks}, but {size} ranks were launched; leave --num-ranks out, or "
+                         "launch as many")
+    if arguments.skip_done and arguments.out is None:
+        raise ValueError("--skip-done looks into the file of --out, which was not given; give --out FILE too")
+    if _is_done_already(config, arguments):
+        return 0
+    if native.is_native(config):
+        return _run_native(config, arguments.num_repeats, arguments.out, size)
+    if size is None and config.num_ranks > 1:
+        return _launch(config.num_ranks)
+    return _train_here(config, arguments)
+
+
+def launched_size() -> int | None:
+    """Return how many ranks mpiexec or srun launched, None for a process that was started alone."""
+    if launched_rank() is None:
+        return None
+    return next((int(os.environ[name]) for name in SIZE_VARIABLES if name in os.environ), 1)
+
+
+def launched_rank() -> int | None:
+    """Return this process's rank as its launcher gave it, None for a process that was started alone."""
+    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), None)
+
+
+def complain(message: str) -> None:
+    """Say in one line on standard error what is wrong, once and not from every rank."""
+    if launched_rank() in (None, 0):
+        print(f"nnpar: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+
+
+def table(records: Sequence[store.Record]) -> str:
+    """Return a short table of runs for a terminal; a dash stands for what was not measured."""
+    frame = store.frame(records)[list(COLUMNS)].rename(columns=COLUMNS).astype(dict.fromkeys(FORMATS, float))
+    return str(frame.to_string(index=False, formatters={name: _formatter(form) for name, form in FORMATS.items()}))
+
+
+class TerminalListener:
+    """Shows on standard error how far a measurement is; writes each record to the file as soon as it is there."""
+
+    def __init__(self, out: Path | None) -> None:
+        self.progress = ProgressDisplay()
+        self.records: list[store.Record] = []
+        self.num_unwritten = 0
+        self._out = out
+
+    def record(self, record: store.Record) -> None:
+        self.records.append(record)
+        divergence = record.divergence if isinstance(record, store.RunRecord) else None
+        if divergence is not None:
+            complain(f"the run diverged: the loss of step {divergence['step']:.0f}, at a learning rate of "
+                     f"{divergence['lr']:g}, is not a finite number; take a smaller lr")
+        if self._out is not None:
+            self._write(self._out, record)
+
+    def _write(self, out: Path, record: store.Record) -> None:
+        """Append a record, or else print it: a disk that is full must not cost a measurement."""
+        try:
+            store.append(out, [record])
+        except OSError as error:
+            self.num_unwritten += 1
+            complain(f"a record could not be written to {out} ({error.strerror}) and is printed instead")
+            print(store.to_json(record), flush=True)
+
+    def close(self) -> None:
+        """Finish the display and print the table."""
+        self.progress.close(f"{len(self.records)} run{'s' * (len(self.records) > 1)}")
+        print(table(self.records), flush=True)
+
+
+def _is_done_already(config: RunConfig, arguments: argparse.Namespace) -> bool:
+    """Check what may still be wrong; return whether the runs are to be skipped. All ranks return or raise the same.
+
+    The first rank looks and tells the others: it alone is to download a data set, and if it gave up in silence they
+    would wait for it for ever.
+    """
+    done, problem = False, ""
+    if launched_rank() in (None, 0):
+        try:
+            done = _look_before_start(config, arguments)
+        except (ValueError, OSError) as error:
+            problem = str(error)
+    if launched_rank() is not None:
+        ranks = import_module("nnpar_lib.trainers.communication.mpi").world()
+        done, problem = ranks.broadcast_object((done, problem))
+    if problem:
+        raise ValueError(problem)
+    return done
+
+
+def _look_before_start(config: RunConfig, arguments: argparse.Namespace) -> bool:
+    preflight.check(config)
+    preflight.check_repeats([config], arguments.num_repeats)
+    for path in (arguments.out, arguments.trace):
+        if path is not None:
+            preflight.check_writable(path)
+    if not arguments.skip_done:
+        return False
+    done = store.find_done(store.load(arguments.out), config, "", provenance())
+    if len(done) < arguments.num_repeats:
+        return False
+    print(f"already recorded in {arguments.out}, skipped:\n{table(done)}", flush=True)
+    return True
+
+
+def _launch(num_ranks: int) -> int:
+    """Run this very command on several ranks; return the exit status of mpiexec.
+
+    It hangs on a lifeline: whatever ends this process, no rank stays behind.
+    """
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # messages between ranks pass through the folder
+    with tempfile.TemporaryDirectory(prefix="nnpar-", dir=memory) as folder:
+        private = environment.private_files(folder) if environment.num_nodes() == 1 else {}
+        command = [*lifeline.command(folder), *_mpiexec(), "-n", str(num_ranks), sys.executable, "-m", "nnpar_lib"]
+        with subprocess.Popen([*command, *sys.argv[1:]],
+                              env={**os.environ, **environment.mpi_environment(), **private}) as process:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                process.terminate()
+                raise
+
+
+def _mpiexec() -> list[str]:
+    try:
+        return environment.mpiexec_command()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _train_here(config: RunConfig, arguments: argparse.Namespace) -> int:
+    measurement = import_module("nnpar_lib.trainers.tasks.runs")
+    listener = TerminalListener(arguments.out) if launched_rank() in (None, 0) else None
+    with measurement.abort_all_on_error():
+        measurement.run_interleaved([config.to_dict()], arguments.num_repeats, listener=listener)
+    if listener is not None:
+        listener.close()
+        if arguments.trace is not None:
+            trace.write(arguments.trace, cast("store.RunRecord", listener.records[-1]))
+        return int(listener.num_unwritten > 0)
+    return 0
+
+
+def _run_native(config: RunConfig, num_repeats: int, out: Path | None, size: int | None) -> int:
+    """Run the program in C++, which starts ranks of its own."""
+    if size is not None:
+        raise ValueError(f"strategy {config.strategy!r} starts ranks of its own; leave mpiexec out and "
+                         "give --num-ranks")
+    records = native.run_interleaved([config], num_repeats=num_repeats, results_file=out)
+    print(table(records), flush=True)
+    return 0
+
+
+def _formatter(form: str) -> Callable[[float], str]:
+    return lambda value: "-" if math.isnan(value) else form.format(value)

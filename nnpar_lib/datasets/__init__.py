@@ -1,0 +1,1 @@
+"""The files of the data sets, and what torchvision needs to read them."""

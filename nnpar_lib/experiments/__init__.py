@@ -1,0 +1,1 @@
+"""Applications on top: what is measured for the report, and in which order."""

@@ -1,0 +1,230 @@
+"""Records of what was measured: one JSON object a line, appended as they come, never rewritten.
+
+A file has one writer at a time, whichever processes share it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.records.kinds import (
+    SCHEMA,
+    ComparisonRecord,
+    MessageRecord,
+    NormsRecord,
+    ProfileRecord,
+    RooflineRecord,
+    SweepRecord,
+    TrialRecord,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEEPING = ("checkpoint", "checkpoint_every", "stall_seconds")  # parameters that change no result
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One training run: what was asked (`config`), what came out, and where it was measured (`provenance`).
+
+    Times are seconds of training, evaluation excluded. `train_seconds` is the maximum over ranks; `compute_seconds`,
+    `communicate_seconds`, `wait_seconds` and `activity_seconds`, which splits them further, are means over ranks.
+    `wait_seconds` is spent at the barrier before an exchange, and None where an exchange has no such barrier.
+    `num_examples` counts the examples that were trained on, over all ranks. `history` has an entry an epoch: epoch,
+    step, train_seconds, train_loss, test_accuracy. `events` holds, for each rank, lists of activity, stage,
+    micro-batch, start and end in seconds since a barrier, for the last `num_traced_steps` steps.
+    `memory` has for each rank the bytes of its parameters, gradients, optimizer state and activations at their peak.
+    `gpu` says which one and how many ranks share it, as `trainers.placement.Placement` does; nothing on a CPU.
+    `tuning` holds what `tune` measured and chose, where `config` asks for it.
+    `label` is what the experiment calls this config, if anything. `divergence` has the step, counted from 1, whose loss
+    was the first that is not finite, and its learning rate; the run ended there. `resumed_at` has the steps at
+    which the run went on from a checkpoint; `train_seconds` are those of all its parts.
+    """
+
+    strategy: str
+    model: str
+    dataset: str
+    num_ranks: int
+    threads_per_rank: int
+    global_batch_size: int
+    optimizer: str
+    num_steps: int
+    num_examples: int
+    train_seconds: float
+    samples_per_second: float
+    compute_seconds: float
+    communicate_seconds: float
+    wait_seconds: float | None
+    activity_seconds: dict[str, float]
+    final_train_loss: float | None
+    final_test_accuracy: float | None
+    diverged: bool
+    weights_sha256: str
+    num_parameters: int
+    oversubscribed: bool
+    bound: bool
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    events: list[list[Any]] = field(default_factory=list)
+    memory: list[dict[str, int]] = field(default_factory=list)
+    tuning: dict[str, Any] = field(default_factory=dict)
+    gpu: dict[str, Any] = field(default_factory=dict)
+    divergence: dict[str, float] | None = None
+    resumed_at: list[int] = field(default_factory=list)
+    experiment: str = ""
+    label: str = ""
+    repeat: int = 0
+    kind: str = "run"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllreduceRecord:
+    """Seconds of one all-reduce of `num_elements` numbers: every repeat's, each the maximum over ranks of a mean."""
+
+    allreduce: str
+    num_ranks: int
+    num_elements: int
+    dtype: str
+    seconds: list[float]
+    provenance: dict[str, Any]
+    oversubscribed: bool
+    experiment: str = ""
+    kind: str = "allreduce"
+    schema: int = SCHEMA
+
+
+Record = (RunRecord | AllreduceRecord | MessageRecord | ProfileRecord | RooflineRecord | TrialRecord | NormsRecord
+          | ComparisonRecord | SweepRecord)
+KINDS: dict[str, type[Record]] = {"run": RunRecord, "allreduce": AllreduceRecord, "message": MessageRecord,
+                                  "profile": ProfileRecord, "roofline": RooflineRecord, "trial": TrialRecord,
+                                  "norms": NormsRecord, "comparison": ComparisonRecord, "sweep": SweepRecord}
+
+
+def to_json(record: Record) -> str:
+    """Return the record as one line of strict JSON (a number that is not finite is refused)."""
+    return json.dumps(dataclasses.asdict(record), allow_nan=False)
+
+
+def append(path: str | Path, records: Iterable[Record]) -> None:
+    """Append records to a JSON-lines file, which is made with its folder where needed, and flush them to the disk.
+
+    Raises an OSError where there is no room; the file is then as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = "".join(to_json(record) + "\n" for record in records).encode()
+    with path.open("ab+", buffering=0) as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        size = file.seek(0, os.SEEK_END)
+        if size and not _ends_with_newline(file):
+            data = b"\n" + data  # a line that was torn by a crash must not swallow this one
+        try:
+            _write_all(file, data)
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+def merge(out: str | Path, paths: Sequence[str | Path]) -> tuple[int, int]:
+    """Append to a file the records of others that it does not hold yet; return how many those are and how many it held.
+
+    Raises a ValueError where there is no such file, or one that holds something else than records.
+    """
+    missing = [str(path) for path in paths if not Path(path).is_file()]
+    if missing:
+        raise ValueError(f"there is no file {missing[0]}; name files of records, such as results/*.jsonl")
+    found = {to_json(record): record for path in paths for record in load(path)}
+    known = {to_json(record) for record in load(out)}
+    new = [record for line, record in found.items() if line not in known]
+    append(out, new)
+    return len(new), len(found) - len(new)
+
+
+def load(path: str | Path) -> list[Record]:
+    """Return the records of a JSON-lines file, none where there is no file; a torn line is passed over.
+
+    Raises a ValueError where a line is whole and still no record of this version of the library.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").splitlines()
+    try:
+        return [record for line in lines if (record := _parse(line)) is not None]
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} holds something else than records of schema {SCHEMA}; name another file, or move it "
+                         "out of the way") from None
+
+
+def find_done(records: Iterable[Record], config: RunConfig, experiment: str, provenance: Mapping[str, Any]
+              ) -> list[RunRecord]:
+    """Return the records of the same run: same parameters and experiment, made by the same code on the same host.
+
+    Whether a run keeps checkpoints makes no difference.
+    """
+    wanted = _what_is_run(config.to_dict())
+    return [
+        record for record in records
+        if isinstance(record, RunRecord) and _what_is_run(record.config) == wanted and record.experiment == experiment
+        and all(record.provenance[key] == provenance[key] for key in ("host", "source_sha256"))
+    ]
+
+
+def _what_is_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in KEEPING}
+
+
+def find_repeats(path: str | Path | None, configs: Sequence[RunConfig], num_repeats: int, experiment: str,
+                 provenance: Mapping[str, Any]) -> dict[tuple[int, int], RunRecord]:
+    """Return the runs of an interleaved measurement that a file holds already, by repeat and place in `configs`."""
+    records, found = load(path) if path is not None else [], {}
+    for index, config in enumerate(configs):
+        for record in find_done(records, config, experiment, provenance):
+            if record.repeat < num_repeats:
+                found[record.repeat, index] = record
+    return found
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return records as a table, one row each; parameters that only `config` holds become columns too."""
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        row = dataclasses.asdict(record)
+        row = {**row.pop("config", {}), **row, "host": record.provenance.get("host")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _write_all(file: Any, data: bytes) -> None:
+    while data:
+        data = data[file.write(data):]
+
+
+def _ends_with_newline(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return bool(file.read(1) == b"\n")
+
+
+def _parse(line: str) -> Record | None:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return KINDS[values["kind"]](**values)

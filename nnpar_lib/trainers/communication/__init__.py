@@ -1,0 +1,1 @@
+"""How ranks exchange: communicators, all-reduces, and the watch over ranks that wait."""

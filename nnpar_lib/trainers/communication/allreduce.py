@@ -1,0 +1,182 @@
+"""Ways to sum a flat buffer over ranks: through shared memory, by one call of MPI or another library, in buckets."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nnpar_lib.trainers.communication.communicator import Communicator, Request
+from nnpar_lib.trainers.data.batches import part
+from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, OTHER, WAIT, Timeline
+
+
+class Allreduce(Protocol):
+    """A buffer and the way to sum it: write this rank's addend into `buffer`, call `reduce_`, read the sum there.
+
+    Every rank reads the same bits. `measures_wait` says whether the time at the barrier before the exchange, which is
+    imbalance and not communication, is booked apart.
+    """
+
+    buffer: Tensor
+    measures_wait: bool
+
+    def reduce_(self) -> None:
+        """Replace the buffer by its sum over ranks (collective)."""
+
+    def free(self) -> None:
+        """Give the memory back (collective)."""
+
+
+def build(kind: str, communicator: Communicator, like: Tensor, timeline: Timeline, *, bucket_bytes: int) -> Allreduce:
+    """Return an all-reduce of this kind whose buffer has the shape, type and device of `like` (collective)."""
+    if kind == "shared":
+        return SharedAllreduce(communicator, like, timeline)
+    if kind == "overlapped":
+        return BucketedAllreduce(communicator, like, timeline, bucket_bytes=bucket_bytes)
+    if kind == "queued":
+        return QueuedAllreduce(communicator, like, timeline)
+    return MpiAllreduce(communicator, like, timeline)
+
+
+class QueuedAllreduce:
+    """One all-reduce of the whole buffer by what the communicator sums with, without a barrier before it.
+
+    On a GPU it joins the queue behind the backward pass and this rank's host goes on at once, so that nothing of its
+    time is waiting for others.
+    """
+
+    measures_wait = False
+
+    def __init__(self, communicator: Communicator, like: Tensor, timeline: Timeline) -> None:
+        self.buffer = torch.zeros_like(like)
+        self._communicator = communicator
+        self._timeline = timeline
+
+    def reduce_(self) -> None:
+        self._timeline.lap(OTHER)
+        self._sum()
+
+    def free(self) -> None: ...
+
+    def _sum(self) -> None:
+        self._communicator.allreduce_sum_(self.buffer)
+        self._timeline.lap(COMMUNICATE)
+
+
+class MpiAllreduce(QueuedAllreduce):
+    """One blocking MPI_Allreduce of the whole buffer: one message, so its latency is paid once."""
+
+    measures_wait = True
+
+    def reduce_(self) -> None:
+        self._timeline.lap(OTHER)
+        self._communicator.barrier()
+        self._timeline.lap(WAIT)
+        self._sum()
+
+
+class SharedAllreduce:
+    """An all-reduce through memory that the ranks of a node share, with MPI between nodes.
+
+    Each rank sums its slice of all the ranks' buffers and writes the sum back into all of them, so that a number
+    crosses the memory bus a few times instead of passing through messages. Of several nodes, one rank each, the
+    leader, then sums its node's result with the other leaders'.
+    """
+
+    measures_wait = True
+
+    def __init__(self, communicator: Communicator, like: Tensor, timeline: Timeline) -> None:
+        node = communicator.node
+        self._timeline = timeline
+        self._memory = node.allocate_shared(like.numel(), like.dtype)
+        self._leaders = communicator.node_leaders
+        self._is_one_node = communicator.size == node.size
+        self._own = self._memory.buffers[node.rank]
+        mine = part(like.numel(), node.size, node.rank)
+        self._slices = [buffer[mine] for buffer in self._memory.buffers]
+        self.buffer = self._own if like.device.type == "cpu" else torch.zeros_like(like)
+
+    def reduce_(self) -> None:
+        self._stage(self.buffer, self._own)
+        self._timeline.lap(OTHER)
+        self._memory.barrier()
+        self._timeline.lap(WAIT)
+        self._sum_slices()
+        if not self._is_one_node:
+            self._sum_nodes()
+        self._memory.barrier()
+        self._stage(self._own, self.buffer)
+        self._timeline.lap(COMMUNICATE)
+
+    def free(self) -> None:
+        self._slices.clear()
+        self._own = self.buffer = torch.empty(0)
+        self._memory.free()
+
+    def _sum_slices(self) -> None:
+        """Sum in the order of ranks, whoever computes the slice, so that the result does not depend on the split."""
+        total, *others = self._slices
+        for other in others:
+            total += other
+        for other in others:
+            other.copy_(total)
+
+    def _sum_nodes(self) -> None:
+        self._memory.barrier()
+        if self._leaders is not None:
+            self._leaders.allreduce_sum_(self._memory.buffers[0])
+        self._memory.barrier()
+        if self._leaders is None:
+            self._own.copy_(self._memory.buffers[0])
+
+    @staticmethod
+    def _stage(source: Tensor, target: Tensor) -> None:
+        """Copy between a GPU and the shared memory; on a CPU the gradients lie in it already."""
+        if source is not target:
+            target.copy_(source)
+
+
+class BucketedAllreduce:
+    """Non-blocking all-reduces of consecutive buckets, the last bucket first, as the backward pass fills them.
+
+    MPI moves a non-blocking operation only while someone calls into it, so each new bucket also drives the earlier
+    ones on. There is no barrier before the exchange: waiting counts as communication.
+    """
+
+    measures_wait = False
+
+    def __init__(self, communicator: Communicator, like: Tensor, timeline: Timeline, *, bucket_bytes: int) -> None:
+        self.buffer = torch.zeros_like(like)
+        self._communicator = communicator
+        self._timeline = timeline
+        self._bucket_elements = max(1, bucket_bytes // like.element_size())
+        self._requests: list[Request] = []
+        self._filled_from = self._posted_from = like.numel()
+
+    def reduce_(self) -> None:
+        self.fill_from(0)
+        self._timeline.lap(OTHER)
+        for request in self._requests:
+            request.wait()
+        self._requests.clear()
+        self._filled_from = self._posted_from = self.buffer.numel()
+        self._timeline.lap(COMMUNICATE)
+
+    def fill_from(self, offset: int) -> None:
+        """Say that the buffer is complete from this offset to its end, and send what makes a whole bucket."""
+        self._filled_from = offset
+        due = self._posted_from - self._bucket_elements
+        if offset <= due or (offset == 0 and self._posted_from > 0):
+            self._post(offset)
+
+    def free(self) -> None: ...
+
+    def _post(self, offset: int) -> None:
+        self._timeline.lap(BACKWARD)
+        for request in self._requests:
+            request.test()
+        self._requests.append(self._communicator.start_allreduce_sum_(self.buffer[offset:self._posted_from]))
+        self._posted_from = offset
+        self._timeline.lap(COMMUNICATE)

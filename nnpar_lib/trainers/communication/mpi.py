@@ -1,0 +1,284 @@
+"""Message passing between ranks for torch tensors, over mpi4py.
+
+This is the only module that imports mpi4py, and it does so late: a process that trains alone never initialises MPI.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnpar_lib.trainers.communication.communicator import (
+    Communicator,
+    Request,
+    SharedMemory,
+    SingleCommunicator,
+    check_group,
+)
+from nnpar_lib.trainers.communication.stall import StallWatch
+
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
+VIEW, STAGED, ADDRESS = "view", "staged", "address"  # how a tensor is handed to MPI
+
+
+def world() -> Communicator:
+    """Return all ranks that were launched together; alone, a group of one that needs no MPI."""
+    return MpiCommunicator(_mpi().COMM_WORLD) if launched_by_mpi() else SingleCommunicator()
+
+
+def launched_by_mpi() -> bool:
+    """Return whether this process was started as a rank by mpiexec or srun."""
+    return any(name in os.environ for name in RANK_VARIABLES)
+
+
+@cache
+def is_cuda_aware() -> bool:
+    """Return whether the MPI that is loaded takes tensors of a GPU: its own answer; no where it has none."""
+    query = getattr(ctypes.CDLL(_mpi().__file__), "MPIX_Query_cuda_support", None)
+    return query is not None and bool(query())
+
+
+class MpiCommunicator:
+    """A group of ranks over an mpi4py communicator.
+
+    Tensors travel as views, without pickling. From a GPU they are handed over by their address where MPI is CUDA-aware,
+    else copied to pinned memory of the host and back. `ranks_per_node` pretends that a node has only that many ranks,
+    and `way` that tensors have to be handed over so, to try out several nodes, or a GPU's ways, on one machine.
+    """
+
+    def __init__(self, comm: Any, *, ranks_per_node: int | None = None, watch: StallWatch | None = None,
+                 way: str | None = None) -> None:
+        self._comm = comm
+        self._watch = watch or StallWatch()
+        self._way = way
+        self._sum: Callable[[Tensor], None] | None = None
+        self._ranks_per_node = ranks_per_node
+        self._groups: dict[int, Communicator | None] = {}  # kept, for MPI has only so many to give
+        self._splits: dict[tuple[int, ...], Communicator] = {}
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+
+    def barrier(self) -> None:
+        with self._watch("a barrier"):
+            self._comm.Barrier()
+
+    def idle_barrier(self, poll_seconds: float = 0.002) -> None:
+        request = self._comm.Ibarrier()
+        while not request.Test():
+            time.sleep(poll_seconds)
+
+    @property
+    def takes_gpu_tensors(self) -> bool:
+        return is_cuda_aware()
+
+    def summing_by(self, sum_: Callable[[Tensor], None]) -> Communicator:
+        twin = copy.copy(self)  # shares the groups, of which MPI has only so many to give
+        twin._sum = sum_
+        return twin
+
+    def allreduce_sum_(self, tensor: Tensor) -> None:
+        if self._sum is not None:
+            self._sum(tensor)
+            return
+        message = self._hand_over(tensor)
+        with self._watch("an all-reduce"):
+            self._comm.Allreduce(_mpi().IN_PLACE, message.buffer)
+        message.unpack()
+
+    def broadcast_(self, tensor: Tensor, source: int) -> None:
+        message = self._hand_over(tensor)
+        with self._watch("a broadcast"):
+            self._comm.Bcast(message.buffer, source)
+        message.unpack()
+
+    def start_allreduce_sum_(self, tensor: Tensor) -> Request:
+        message = self._hand_over(tensor, is_staged=tensor.is_cuda)  # no MPI offers this one for tensors of a GPU
+        request = self._comm.Iallreduce(_mpi().IN_PLACE, message.buffer)
+        return _MpiRequest(request, self._watch, "an all-reduce", message, is_written=True)
+
+    def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
+        message = self._hand_over(tensor)
+        request = self._comm.Isend(message.buffer, target, tag)
+        return _MpiRequest(request, self._watch, f"a send to rank {target}", message)
+
+    def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
+        message = self._hand_over(tensor, is_read=False)
+        return _MpiRequest(self._comm.Irecv(message.buffer, source, tag), self._watch,
+                           f"a receive from rank {source}", message, is_written=True)
+
+    def split(self, colors: Sequence[int]) -> Communicator:
+        key = tuple(colors)
+        if key not in self._splits:
+            self._splits[key] = MpiCommunicator(self._comm.Split(key[self.rank], self.rank),
+                                                ranks_per_node=self._ranks_per_node, watch=self._watch, way=self._way)
+        return self._splits[key]
+
+    def sum(self, value: float) -> float:
+        with self._watch("an all-reduce"):
+            return float(self._comm.allreduce(value))
+
+    def max(self, value: float) -> float:
+        with self._watch("an all-reduce"):
+            return float(self._comm.allreduce(value, op=_mpi().MAX))
+
+    def broadcast_object(self, value: Any) -> Any:
+        with self._watch("a broadcast"):
+            return self._comm.bcast(value)
+
+    def gather_objects(self, value: Any) -> list[Any] | None:
+        with self._watch("a gather"):
+            gathered: list[Any] | None = self._comm.gather(value)
+        return gathered
+
+    def allgather_objects(self, value: Any) -> list[Any]:
+        with self._watch("an all-gather"):
+            gathered: list[Any] = self._comm.allgather(value)
+        return gathered
+
+    def first_ranks(self, num_ranks: int) -> Communicator | None:
+        check_group(num_ranks, self.size)
+        if num_ranks not in self._groups:
+            self._groups[num_ranks] = self._split(0 if self.rank < num_ranks else None)
+        return self._groups[num_ranks]
+
+    @cached_property
+    def node(self) -> Communicator:
+        if self._ranks_per_node is None:
+            part = self._comm.Split_type(_mpi().COMM_TYPE_SHARED, key=self.rank)
+        else:
+            part = self._comm.Split(self.rank // self._ranks_per_node, self.rank)
+        return MpiCommunicator(part, watch=self._watch)
+
+    @cached_property
+    def node_leaders(self) -> Communicator | None:
+        return self._split(0 if self.node.rank == 0 else None)
+
+    def allocate_shared(self, num_elements: int, dtype: torch.dtype) -> SharedMemory:
+        return _SharedWindow(self._comm, num_elements, dtype, self._watch)
+
+    def abort(self) -> None:
+        self._comm.Abort(1)
+
+    @contextmanager
+    def stall_watch(self, seconds: float) -> Iterator[None]:
+        if seconds <= 0 or _mpi().Query_thread() < _mpi().THREAD_MULTIPLE:
+            yield
+            return
+        self._watch.start(self._own_comm, seconds)
+        try:
+            yield
+        finally:
+            self._watch.stop()
+
+    @cached_property
+    def _own_comm(self) -> Any:
+        return self._comm.Dup()
+
+    def _split(self, color: int | None) -> MpiCommunicator | None:
+        part = self._comm.Split(_mpi().UNDEFINED if color is None else color, self.rank)
+        return None if color is None else MpiCommunicator(part, ranks_per_node=self._ranks_per_node,
+                                                             watch=self._watch, way=self._way)
+
+    def _hand_over(self, tensor: Tensor, *, is_read: bool = True, is_staged: bool = False) -> _Message:
+        if self._way is not None:
+            return _Message(tensor, self._way, is_read=is_read)
+        if is_staged or not tensor.is_contiguous():
+            return _Message(tensor, STAGED, is_read=is_read)
+        if tensor.is_cuda:
+            return _Message(tensor, ADDRESS if self.takes_gpu_tensors else STAGED, is_read=is_read)
+        return _Message(tensor, VIEW, is_read=is_read)
+
+
+class _Message:
+    """A tensor as MPI gets it: a view of it, a copy of it in the host's memory, or its address on a GPU.
+
+    MPI knows nothing of a GPU's queue of work: what is to be read has to be there, and what is to be written free.
+    """
+
+    def __init__(self, tensor: Tensor, way: str, *, is_read: bool) -> None:
+        self._tensor = self._host = tensor.detach()
+        if way == STAGED:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            if is_read:
+                self._host.copy_(self._tensor, non_blocking=True)
+        if tensor.is_cuda and (is_read or way == ADDRESS):
+            torch.cuda.current_stream().synchronize()
+        self.buffer: Any = _by_address(self._host) if way == ADDRESS else self._host.numpy()
+
+    def unpack(self) -> None:
+        """Bring what MPI has written to where the tensor lies."""
+        if self._host is not self._tensor:
+            self._tensor.copy_(self._host, non_blocking=True)  # torch keeps pinned memory until it has been read
+
+
+def _by_address(tensor: Tensor) -> list[Any]:
+    """Return what mpi4py takes for memory that the host cannot look into."""
+    code = torch.empty(0, dtype=tensor.dtype).numpy().dtype.char
+    return [_mpi().buffer.fromaddress(tensor.data_ptr(), tensor.nbytes), _mpi().Datatype.fromcode(code)]
+
+
+class _MpiRequest:
+    """An operation under way on a message, which it keeps alive."""
+
+    def __init__(self, request: Any, watch: StallWatch, operation: str, message: _Message, *, is_written: bool = False
+                 ) -> None:
+        self._request, self._message, self._is_written = request, message, is_written
+        self._watch, self._operation = watch, operation
+
+    def test(self) -> bool:
+        return bool(self._request.Test())
+
+    def wait(self) -> None:
+        with self._watch(self._operation):
+            self._request.Wait()
+        if self._is_written:
+            self._message.unpack()
+
+
+class _SharedWindow:
+    """An MPI-3 shared-memory window with one zeroed buffer a rank, each on pages of its own."""
+
+    def __init__(self, comm: Any, num_elements: int, dtype: torch.dtype, watch: StallWatch) -> None:
+        itemsize = dtype.itemsize
+        info = _mpi().Info.Create({"alloc_shared_noncontig": "true"})
+        self._comm, self._watch = comm, watch
+        self._window = _mpi().Win.Allocate_shared(num_elements * itemsize, itemsize, comm=comm, info=info)
+        self._window.Lock_all()
+        counts = comm.allgather(num_elements)
+        self.buffers: Sequence[Tensor] = [self._view(rank, count, dtype) for rank, count in enumerate(counts)]
+        self.buffers[comm.Get_rank()].zero_()
+        self.barrier()
+
+    def barrier(self) -> None:
+        self._window.Sync()
+        with self._watch("a barrier of a node's shared memory"):
+            self._comm.Barrier()
+        self._window.Sync()
+
+    def free(self) -> None:
+        self.buffers = ()  # the views die with the memory behind them
+        self._window.Unlock_all()
+        self._window.Free()
+
+    def _view(self, rank: int, num_elements: int, dtype: torch.dtype) -> Tensor:
+        if num_elements == 0:
+            return torch.empty(0, dtype=dtype)
+        memory, _ = self._window.Shared_query(rank)
+        array = np.frombuffer(memory, dtype=np.uint8, count=num_elements * dtype.itemsize)
+        return torch.from_numpy(array).view(dtype)
+
+
+def _mpi() -> Any:
+    from mpi4py import MPI
+
+    return MPI

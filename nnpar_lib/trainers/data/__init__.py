@@ -1,0 +1,1 @@
+"""Data sets in memory, and the part of each batch that a rank trains on."""

@@ -1,0 +1,282 @@
+"""The one training loop: batch -> strategy's step -> evaluation -> record."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.records.provenance import provenance
+from nnpar_lib.records.store import RunRecord
+from nnpar_lib.trainers import strategies
+from nnpar_lib.trainers.communication.communicator import Communicator
+from nnpar_lib.trainers.data.batches import load, normalise, part
+from nnpar_lib.trainers.loop import checkpoint
+from nnpar_lib.trainers.loop.agreement import Pulse
+from nnpar_lib.trainers.loop.memory_budget import memory_budget
+from nnpar_lib.trainers.loop.placement import Placement, place
+from nnpar_lib.trainers.loop.tuning import tune
+from nnpar_lib.trainers.step.replica import learning_rate
+from nnpar_lib.trainers.strategies.base import Strategy
+from nnpar_lib.trainers.timeline import (
+    ACTIVITIES,
+    COMMUNICATE,
+    LOAD,
+    OTHER,
+    RECEIVE,
+    SEND,
+    WAIT,
+    Timeline,
+)
+
+EVALUATION_BATCH_SIZE = 500
+Report = Callable[[float, str], None]
+
+
+def train(config: RunConfig, communicator: Communicator, *, report: Report = lambda fraction, text: None,
+          experiment: str = "", label: str = "", repeat: int = 0) -> RunRecord:
+    """Run a config on all ranks of a communicator of its size (collective); return the record, the same on all ranks.
+
+    `report` is told now and then which fraction of the steps is done, with a line of text.
+    """
+    if communicator.size != config.num_ranks:
+        raise ValueError(f"num_ranks={config.num_ranks} but the communicator has {communicator.size} ranks")
+    load(config.dataset)  # is no part of what a memory budget is for
+    with communicator.stall_watch(config.stall_seconds), memory_budget(config.memory_budget_mib, config.device):
+        record = _train(config, communicator, report)
+    return dataclasses.replace(record, config=config.to_dict(), experiment=experiment, label=label, repeat=repeat)
+
+
+def _train(config: RunConfig, communicator: Communicator, report: Report) -> RunRecord:
+    origin = provenance()
+    placement = place(config, communicator)
+    config, tuning = tune(config, communicator) if config.tune else (config, {})
+    timeline = Timeline(config.num_traced_steps)
+    strategy = strategies.build(config, communicator, timeline)
+    try:
+        memory = communicator.allgather_objects(_warm_up(strategy, config.num_warmup_steps))
+        run = _Run(config, communicator, strategy, timeline, report)
+        run.train()
+        return dataclasses.replace(_record(run, placement, origin), memory=memory, tuning=tuning)
+    finally:
+        strategy.close()
+
+
+class _Run:
+    """The state of a run that its evaluations read: losses, examples and history so far."""
+
+    def __init__(self, config: RunConfig, communicator: Communicator, strategy: Strategy, timeline: Timeline,
+                 report: Report) -> None:
+        self.config = config
+        self.communicator = communicator
+        self.strategy = strategy
+        self.timeline = timeline
+        self.history: list[dict[str, Any]] = []
+        self.num_steps = 0
+        self.num_examples = 0
+        self.diverged_at: int | None = None
+        self.resumed_at: list[int] = []
+        self._report = report
+        self._path = Path(config.checkpoint) if config.checkpoint else None
+        self._num_examples = 0
+        self._loss_sum = self._no_loss()
+
+    def train(self) -> None:
+        """Take all steps; evaluate at the ends of epochs, at the end, and not at all if the config says so."""
+        self.timeline.reset()
+        self._resume()
+        pulse = Pulse(self.communicator, self.config.checkpoint_every if self._path else None)
+        self.communicator.barrier()
+        self.timeline.start()
+        while self.num_steps < self.config.total_steps and not self.diverged:
+            beats = pulse.note(self._step(self.num_steps))
+            self.num_steps += 1
+            is_checkpoint_due = False
+            if beats or self._is_at_end_of_epoch:
+                self.diverged_at, is_checkpoint_due = pulse.beat(self.num_steps)
+                self.timeline.lap(WAIT)
+            if self._is_at_end_of_epoch or self.diverged:
+                self._end_epoch()
+            if is_checkpoint_due or self.num_steps == self.config.total_steps:
+                self._save()
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss was not finite any more."""
+        return self.diverged_at is not None
+
+    @property
+    def _is_at_end_of_epoch(self) -> bool:
+        return self.num_steps % self.config.num_steps_per_epoch == 0 or self.num_steps == self.config.total_steps
+
+    def _step(self, step: int) -> Tensor:
+        """Take a step and return the sum of this rank's losses."""
+        self.timeline.begin_step()
+        batch = self.strategy.batches.batch(step)
+        self.timeline.lap(LOAD)
+        loss = self.strategy.step(batch, step)
+        self._loss_sum = self._loss_sum + loss
+        self._num_examples += len(batch.labels) if batch.is_counted else 0
+        if step % 10 == 0:
+            self._report(step / self.config.total_steps, _describe(self.config, step, self.history))
+        return loss
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint, where there is one (collective)."""
+        found = checkpoint.restore(self._path, self.config, self.strategy, self.communicator) if self._path else None
+        if found is None:
+            return
+        self.num_steps, self.num_examples, self.history = found["num_steps"], found["num_examples"], found["history"]
+        self.resumed_at = [*found["resumed_at"], self.num_steps]
+        self.timeline.seconds.update(found["seconds"])
+        if self.communicator.rank == 0:  # sums over ranks: one has all of it
+            self._loss_sum, self._num_examples = self._loss_sum + found["loss_sum"], found["num_examples_of_epoch"]
+
+    def _save(self) -> None:
+        """Write a checkpoint, which counts as no time of training (collective)."""
+        if self._path is None or self.diverged:
+            return
+        communicator, seconds = self.communicator, self.timeline.seconds
+        progress = {
+            "num_steps": self.num_steps, "num_examples": self.num_examples, "history": self.history,
+            "loss_sum": communicator.sum(float(self._loss_sum)),
+            "num_examples_of_epoch": int(communicator.sum(self._num_examples)),
+            "seconds": {name: communicator.sum(seconds[name]) / communicator.size for name in ACTIVITIES},
+            "resumed_at": self.resumed_at,
+        }
+        checkpoint.save(self._path, self.config, self.strategy, communicator, progress)
+        communicator.barrier()
+        self.timeline.start()
+
+    def _end_epoch(self) -> None:
+        """Close the clock, then look at what was learnt: losses, and accuracy where it is due."""
+        self.strategy.synchronise()
+        loss_sum = float(self._loss_sum)  # waits for the device
+        self.timeline.lap(OTHER)
+        self.communicator.barrier()
+        self.timeline.lap(WAIT)
+        self.timeline.stop()
+        num_examples = int(self.communicator.sum(self._num_examples))
+        self.num_examples += num_examples
+        epoch = math.ceil(self.num_steps / self.config.num_steps_per_epoch)
+        self.history.append({
+            "epoch": epoch,
+            "step": self.num_steps,
+            "train_seconds": self.communicator.max(self.timeline.total_seconds),
+            "train_loss": self.communicator.sum(loss_sum) / num_examples,
+            "test_accuracy": self._evaluate() if self._is_evaluation_due(epoch) else None,
+        })
+        self._loss_sum, self._num_examples = self._no_loss(), 0
+        self._report(self.num_steps / self.config.total_steps, _describe(self.config, self.num_steps, self.history))
+        self.communicator.barrier()
+        self.timeline.start()
+
+    def _is_evaluation_due(self, epoch: int) -> bool:
+        interval = self.config.evaluate_every
+        return interval > 0 and not self.diverged and (epoch % interval == 0
+                                                       or self.num_steps == self.config.total_steps)
+
+    def _evaluate(self) -> float:
+        return evaluate(self.strategy, self.config, self.communicator)
+
+    def _no_loss(self) -> Tensor:
+        return torch.zeros((), dtype=torch.float64, device=self.config.device)
+
+
+@torch.no_grad()
+def evaluate(strategy: Strategy, config: RunConfig, communicator: Communicator) -> float:
+    """Return the accuracy on the whole test set, each example counted once (collective)."""
+    data = load(config.dataset)
+    mine = part(len(data.test_labels), strategy.data_size, strategy.data_rank)
+    images = data.test_images[mine].split(EVALUATION_BATCH_SIZE)
+    labels = data.test_labels[mine].split(EVALUATION_BATCH_SIZE)
+    num_correct = 0
+    for some_images, some_labels in zip(images, labels, strict=True):
+        inputs = normalise(some_images.to(config.device), data, getattr(torch, config.dtype))
+        found = strategy.predict(inputs).argmax(dim=1).cpu()
+        num_correct += int((found == some_labels[:len(found)]).sum())
+    return communicator.sum(num_correct) / len(data.test_labels)
+
+
+def _warm_up(strategy: Strategy, num_steps: int) -> dict[str, int]:
+    """Take a few steps and undo them: caches fill, buffers and threads appear, optimizers allocate their state.
+
+    Return what the strategy then holds in memory; nothing without any steps.
+    """
+    for step in range(num_steps):
+        strategy.step(strategy.batches.batch(step), step)
+    memory = strategy.memory_bytes(strategy.batches.batch(0)) if num_steps else {}
+    strategy.reset()
+    return memory
+
+
+def _describe(config: RunConfig, step: int, history: list[dict[str, Any]]) -> str:
+    text = (f"{config.model} {config.strategy} on {config.num_ranks} rank{'s' * (config.num_ranks > 1)}: "
+            f"step {step}/{config.total_steps}")
+    if history:
+        text += f", loss {history[-1]['train_loss']:.4f}"
+        if history[-1]["test_accuracy"] is not None:
+            text += f", test accuracy {history[-1]['test_accuracy']:.4f}"
+    return text
+
+
+def _record(run: _Run, placement: Placement, origin: dict[str, Any]) -> RunRecord:
+    """Gather what the ranks booked and describe the run (collective)."""
+    config, communicator, seconds = run.config, run.communicator, run.timeline.seconds
+    train_seconds = communicator.max(run.timeline.total_seconds)
+    means = {name: communicator.sum(seconds[name]) / communicator.size for name in ACTIVITIES}
+    communicate = means[COMMUNICATE] + means[SEND] + means[RECEIVE]
+    digest, num_parameters = weights_sha256(run.strategy, communicator)
+    last = run.history[-1]
+    return RunRecord(
+        strategy=config.strategy, model=config.model, dataset=config.dataset, num_ranks=config.num_ranks,
+        threads_per_rank=placement.num_threads, global_batch_size=config.global_batch_size,
+        optimizer=config.optimizer, num_steps=run.num_steps, num_examples=run.num_examples,
+        train_seconds=train_seconds, samples_per_second=run.num_examples / train_seconds,
+        compute_seconds=sum(means.values()) - communicate - means[WAIT],
+        communicate_seconds=communicate,
+        wait_seconds=means[WAIT] if run.strategy.measures_wait else None,
+        activity_seconds=means,
+        final_train_loss=None if run.diverged else last["train_loss"],
+        final_test_accuracy=last["test_accuracy"], diverged=run.diverged, divergence=_divergence(run),
+        resumed_at=run.resumed_at, weights_sha256=digest, num_parameters=num_parameters,
+        oversubscribed=placement.oversubscribed, bound=placement.bound,
+        gpu=communicator.broadcast_object(placement.gpu), config=config.to_dict(),
+        provenance=communicator.broadcast_object(origin),
+        history=[_finite(entry) for entry in run.history], events=communicator.allgather_objects(run.timeline.events),
+    )
+
+
+def _divergence(run: _Run) -> dict[str, float] | None:
+    """Return the step, counted from 1, whose loss was the first that is not finite, and its learning rate."""
+    if run.diverged_at is None:
+        return None
+    return {"step": run.diverged_at, "lr": learning_rate(run.config, run.diverged_at - 1)}
+
+
+def weights_sha256(strategy: Strategy, communicator: Communicator) -> tuple[str, int]:
+    """Return a digest of the weights and their number, a parameter at a time: no rank needs to hold them all.
+
+    Raises RuntimeError where the ranks do not hold the same bits (collective).
+    """
+    digest, num_parameters = hashlib.sha256(), 0
+    for parameter in strategy.whole_parameters():
+        digest.update(parameter.detach().cpu().reshape(-1).numpy().data)
+        num_parameters += parameter.numel()
+    digests = communicator.allgather_objects(digest.hexdigest())
+    if len(set(digests)) > 1:
+        raise RuntimeError(f"the ranks ended with different weights: {[digest[:8] for digest in digests]}")
+    return str(digests[0]), num_parameters
+
+
+def _finite(entry: dict[str, Any]) -> dict[str, Any]:
+    """Replace a loss that is not a number by None, for JSON has no word for it."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in entry.items()}

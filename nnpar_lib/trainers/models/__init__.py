@@ -1,0 +1,1 @@
+"""The networks, their layers, and how a layer is split over ranks."""

@@ -1,0 +1,200 @@
+"""A copy of the model whose weights, and whose gradient, are each one flat buffer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.trainers.data.batches import Batch, part
+from nnpar_lib.trainers.models import networks
+from nnpar_lib.trainers.step.state import (
+    State,
+    read_state,
+    running_statistics,
+    write_running_statistics,
+    write_state,
+)
+from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
+
+
+class Replica:
+    """The model on one rank, or its part of the model, with its optimizer.
+
+    `weights` is a flat tensor of the parameters that this rank updates, which are all of them unless ranks share the
+    work. The model's parameters are views of one flat tensor, so that an exchange or an update is one operation
+    instead of one a parameter. The optimizer is torch's own, on that one flat parameter.
+    """
+
+    def __init__(self, config: RunConfig, timeline: Timeline, model: nn.Module | None = None) -> None:
+        self._config = config
+        self._timeline = timeline
+        self.model = networks.build(config) if model is None else model
+        self.parameters = list(self.model.parameters())
+        flat = torch.cat([parameter.detach().as_strided((parameter.numel(),), (1,)) for parameter in self.parameters])
+        self._initial = flat.clone()
+        self._initial_buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        self.share_weights(flat, slice(None), gradient=torch.zeros_like(flat))
+        self.use_gradient(torch.zeros_like(flat))
+
+    def use_gradient(self, buffer: Tensor) -> None:
+        """Let this flat buffer hold the gradient, which an all-reduce may own."""
+        self.weights.grad = buffer[self._own]
+        self._gradient_views = _views(buffer, self.parameters)
+
+    def share_weights(self, flat: Tensor, own: slice, *, gradient: Tensor) -> None:
+        """Let this flat buffer hold the weights of all ranks of a node, of which this one updates its own slice.
+
+        `gradient` is where the optimizer finds the gradient of that slice. The slice gets its initial weights at once;
+        the rest is there after a barrier.
+        """
+        for parameter, view in zip(self.parameters, _views(flat, self.parameters), strict=True):
+            parameter.data = view
+        self._flat, self._own = flat, own
+        self.weights = nn.Parameter(flat[own])
+        self.weights.grad = gradient
+        self.reset()
+
+    def own_weights(self) -> None:
+        """Move the weights, as they are, into memory that no other rank sees."""
+        flat = self._flat.clone()
+        for parameter, view in zip(self.parameters, _views(flat, self.parameters), strict=True):
+            parameter.data = view
+        self._flat, self._own, self.weights = flat, slice(None), nn.Parameter(flat)
+        self.use_gradient(torch.zeros_like(flat))
+
+    def reset(self) -> None:
+        """Go back to the initial weights and a fresh optimizer."""
+        with torch.no_grad():
+            self.weights.copy_(self._initial[self._own])
+            for buffer, initial in self._initial_buffers:
+                buffer.copy_(initial)
+        self.renew_optimizer()
+
+    def renew_optimizer(self) -> None:
+        """Forget momenta and other optimizer state."""
+        self.optimizer = build_optimizer([self.weights], self._config)
+
+    def state(self, join: Callable[[Tensor], Tensor] = lambda own: own) -> State:
+        """Return the parameters and the optimizer's state for each of them.
+
+        `join` makes one flat tensor for all parameters out of the ranks' tensors for their own slices.
+        """
+        own = read_state([self.weights], self.optimizer)
+        tensors = {name: self._split(join(value)) for name, (value,) in own.optimizer.items()}
+        return State([parameter.detach() for parameter in self.parameters], tensors, own.numbers,
+                     running=running_statistics(self.model))
+
+    def restore(self, state: State) -> None:
+        """Go on from a state; the slice of a node's weights that this rank updates is there at once."""
+        tensors = {name: [self._own_slice(values)] for name, values in state.optimizer.items()}
+        own = State([self._own_slice(state.parameters)], tensors, state.numbers)
+        write_state(own, [self.weights], self.optimizer)
+        write_running_statistics(state, self.model)
+
+    def _own_slice(self, values: Sequence[Tensor]) -> Tensor:
+        flat = torch.empty_like(self._flat)
+        torch._foreach_copy_(self._split(flat), list(values))
+        return flat[self._own]
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        return _views(flat, self.parameters)
+
+    def compute_gradient(self, batch: Batch) -> Tensor:
+        """Write this rank's addend of the global batch's mean gradient to the flat buffer.
+
+        The sum of the addends over ranks is the gradient of the mean loss over the global batch, however unevenly it
+        is split. Return the sum of the losses of this rank's examples, a scalar tensor.
+        """
+        first, *others = self._microbatches(batch)
+        total = self._differentiate(first, torch._foreach_copy_)
+        for other in others:
+            total = total + self._differentiate(other, torch._foreach_add_)
+        return total
+
+    def _differentiate(self, batch: Batch, put: Callable[..., None]) -> Tensor:
+        """Put the gradient of a micro-batch into the buffer, or add it to what is there; return its sum of losses."""
+        loss_sum = self.loss_sum(batch)
+        scale = torch.full_like(loss_sum, 1 / batch.num_global_examples)
+        put(self._gradient_views, torch.autograd.grad(loss_sum, self.parameters, scale))
+        self._timeline.lap(BACKWARD)
+        return loss_sum.detach()
+
+    def _microbatches(self, batch: Batch) -> list[Batch]:
+        """Cut this rank's part of a batch as the config says: on all ranks into as many micro-batches."""
+        size = self._config.microbatch_size
+        if not size:
+            return [batch]
+        most = max(len(batch.labels), -(-batch.num_global_examples // self._config.num_data_ranks))
+        count = -(-most // size)
+        slices = [part(len(batch.labels), count, index) for index in range(count)]
+        return [Batch(batch.images[one], batch.labels[one], batch.num_global_examples) for one in slices]
+
+    def loss_sum(self, batch: Batch) -> Tensor:
+        """Return the sum of the cross-entropy losses of this rank's examples, a scalar tensor to differentiate."""
+        loss_sum = functional.cross_entropy(self.model(batch.images), batch.labels, reduction="sum")
+        self._timeline.lap(FORWARD)
+        return loss_sum
+
+    def update(self, step: int) -> None:
+        """Take an optimizer step with the gradient buffer as it is."""
+        set_learning_rate(self.optimizer, self._config, step)
+        self.optimizer.step()
+        self._timeline.lap(UPDATE)
+
+    def view_of_gradient(self, index: int) -> Tensor:
+        """Return the part of the gradient buffer that belongs to this parameter, in its shape."""
+        return self._gradient_views[index]
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: RunConfig, *, fused: bool | None = True
+                    ) -> torch.optim.Optimizer:
+    """Return torch's optimizer for this config.
+
+    The fused form makes one pass over the buffer and is the fastest one for a flat parameter; None leaves the choice
+    to torch, as a user who says nothing would. A recorded step reads a learning rate that changes from the device, in
+    the type that the fused forms take.
+    """
+    parameters = list(parameters)
+    lr: float | Tensor = config.lr
+    if config.cuda_graph and config.lr_schedule != "constant":
+        lr = torch.tensor(lr, dtype=torch.float32, device=config.device)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=lr, fused=fused, capturable=config.cuda_graph)
+    if config.optimizer == "adagrad":
+        return torch.optim.Adagrad(parameters, lr=config.lr, fused=fused if config.device == "cpu" else None)
+    momentum = 0.0 if config.optimizer == "sgd" else config.momentum
+    nesterov = config.optimizer == "nesterov"
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """Return the learning rate of a step, counted from 0: constant, or falling to zero linearly or by a cosine."""
+    done = step / config.total_steps
+    factor = {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+    }[config.lr_schedule]
+    return config.lr * factor
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: RunConfig, step: int) -> None:
+    """Give the optimizer the learning rate of this step."""
+    if config.lr_schedule != "constant":
+        for group in optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(learning_rate(config, step))
+            else:
+                group["lr"] = learning_rate(config, step)
+
+
+def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Return the parts of a flat tensor in the shapes of the parameters, and in their order in memory."""
+    parts = flat.split([parameter.numel() for parameter in parameters])
+    return [part.as_strided(parameter.size(), parameter.stride(), part.storage_offset())
+            for part, parameter in zip(parts, parameters, strict=True)]

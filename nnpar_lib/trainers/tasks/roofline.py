@@ -1,0 +1,74 @@
+"""Where the time of a step goes, block by block, against two ceilings measured in the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.records.kinds import RooflineRecord
+from nnpar_lib.records.provenance import provenance
+from nnpar_lib.trainers.communication.communicator import SingleCommunicator
+from nnpar_lib.trainers.communication.mpi import world
+from nnpar_lib.trainers.loop.placement import place
+from nnpar_lib.trainers.step import block_seconds
+from nnpar_lib.trainers.tasks.block_work import summarize
+
+GEMM_SIZE = 1024  # rows and columns of the product whose rate is the ceiling of computing
+COPIED_BYTES = 2**27  # many times what a cache holds
+NUM_REPEATS = 7
+
+
+def measure(configs: Sequence[dict[str, Any]], experiment: str = "roofline") -> list[dict[str, Any]]:
+    """Time each block's passes over a batch on the first rank, the others asleep, and both ceilings (collective).
+
+    Return RooflineRecords as dicts on rank 0, an empty list elsewhere. The update of the weights is not among the
+    passes, nor are its bytes.
+    """
+    ranks = world()
+    records = [_measure(RunConfig.from_parameters(config), experiment) for config in configs] if ranks.rank == 0 else []
+    ranks.idle_barrier()
+    return [dataclasses.asdict(record) for record in records]
+
+
+def _measure(parameters: RunConfig, experiment: str) -> RooflineRecord:
+    batch_size, origin = parameters.global_batch_size, provenance()  # of the machine before this rank is bound
+    place(parameters, SingleCommunicator())
+    gemm, copy = gemm_rate(parameters), copy_rate(parameters)
+    profiles = block_seconds.profile(parameters, batch_size, NUM_REPEATS)
+    blocks = [{**row, "seconds": profile.seconds}
+              for row, profile in zip(summarize(parameters, batch_size, with_update=False), profiles, strict=True)]
+    return RooflineRecord(
+        model=parameters.model, precision=parameters.precision, memory_format=parameters.memory_format,
+        batch_size=batch_size, num_threads=torch.get_num_threads(), ceiling_flop_per_second=gemm, bytes_per_second=copy,
+        blocks=blocks, config=parameters.to_dict(), provenance=origin, experiment=experiment)
+
+
+def gemm_rate(config: RunConfig) -> float:
+    """Return the multiplications and additions a second of a large matrix product in the config's precision."""
+    dtype = torch.bfloat16 if config.precision == "bf16" else getattr(torch, config.dtype)
+    one, other = (torch.ones(GEMM_SIZE, GEMM_SIZE, dtype=dtype, device=config.device) for _ in range(2))
+    return 2 * GEMM_SIZE**3 / _fastest(lambda: torch.mm(one, other), config.device)
+
+
+def copy_rate(config: RunConfig) -> float:
+    """Return the bytes a second that a copy of a large buffer reads and writes."""
+    source = torch.ones(COPIED_BYTES // 4, dtype=torch.float32, device=config.device)
+    target = torch.empty_like(source)
+    return 2 * COPIED_BYTES / _fastest(lambda: target.copy_(source), config.device)
+
+
+def _fastest(operation: Callable[[], object], device: str) -> float:
+    """Return the seconds of the fastest of some turns: a ceiling is what the machine can do."""
+    times = []
+    for _ in range(NUM_REPEATS + 2):
+        start = time.perf_counter()
+        operation()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[2:])

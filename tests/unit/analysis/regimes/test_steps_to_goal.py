@@ -1,0 +1,208 @@
+"""Scaling regimes from synthetic measurements whose truth is known."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nnpar_lib.analysis import regimes
+from nnpar_lib.analysis.regimes import steps_model, time_to_goal
+
+SIZES = [2**k for k in range(2, 14)]  # 4 to 8192
+B_CRIT, S_MIN = 180.0, 150.0
+
+
+def steps_at(sizes, q=1.0):
+    return S_MIN * (1 + (B_CRIT / np.asarray(sizes, dtype=float)) ** q) ** (1 / q)
+
+
+def measured(sizes=tuple(SIZES), *, noise=0.1, num_seeds=10, seed=0, q=1.0, steps=None):
+    """Return a frame of runs with seed noise in the logarithm."""
+    generator = np.random.default_rng(seed)
+    true = steps_at(sizes, q) if steps is None else steps
+    return pd.DataFrame([{"batch_size": size, "steps": value * math.exp(noise * generator.normal()), "seed": k}
+                         for size, value in zip(sizes, true, strict=True) for k in range(num_seeds)])
+
+
+def true_regime(size):
+    slope = -1 / (1 + size / B_CRIT)
+    far = min(abs(slope + 0.8), abs(slope + 0.2)) > 0.1
+    return far, regimes.regime(regimes.Interval(slope, slope, slope))
+
+
+@pytest.fixture(scope="module")
+def studies():
+    return [measured(seed=seed) for seed in range(200)]
+
+
+def test_without_noise_the_parameters_come_back_whatever_the_sharpness():
+    for q in (1.0, 2.0):
+        curve = steps_model.fit(SIZES, steps_at(SIZES, q), "hyperbola" if q == 1 else "sharp")
+        assert curve.b_crit[0] == pytest.approx(B_CRIT, rel=0.01)
+        assert curve.e_min[0] == pytest.approx(B_CRIT * S_MIN, rel=0.01)
+        assert curve.q[0] == pytest.approx(q, rel=0.06)
+
+
+def test_the_interval_of_b_crit_covers_the_truth_as_often_as_it_says(studies):
+    covered = []
+    for runs in studies:
+        samples = regimes.resample(runs, 400)
+        span = regimes.interval(0, steps_model.fit(SIZES, samples.resampled).b_crit)
+        covered.append(span.low <= B_CRIT <= span.high)
+    assert 0.90 <= np.mean(covered) <= 0.99
+
+
+def test_labels_are_right_where_the_slope_is_far_from_a_threshold(studies):
+    labels = {size: [] for size in SIZES}
+    for runs in studies[:60]:
+        for row in regimes.study(runs).itertuples():
+            labels[row.batch_size].append(row.regime)
+    for size in SIZES:
+        far, expected = true_regime(size)
+        wrong = [label for label in labels[size] if label not in (expected, regimes.UNDETERMINED)]
+        if far:
+            assert len(wrong) <= 1, (size, expected, labels[size])
+            assert labels[size].count(expected) >= 0.9 * len(labels[size]), (size, expected, labels[size])
+
+
+def test_three_batch_sizes_are_undetermined():
+    runs = measured(SIZES[::5])
+    assert set(regimes.study(runs)["regime"]) == {regimes.UNDETERMINED}
+    assert regimes.fits(runs)["status"].tolist() == [regimes.UNDETERMINED]
+
+
+def test_pure_noise_is_undetermined():
+    labels, found = [], []
+    for seed in range(20):
+        runs = measured(steps=np.full(len(SIZES), 300.0), noise=1.0, seed=seed, num_seeds=5)
+        labels += regimes.study(runs)["regime"].tolist()
+        found += regimes.fits(runs).query("preferred")["status"].tolist()
+    assert labels.count(regimes.UNDETERMINED) >= 0.95 * len(labels)
+    assert found.count(regimes.UNDETERMINED) >= 0.95 * len(found)
+
+
+def test_the_better_form_is_preferred():
+    for q, form in ((1.0, "hyperbola"), (2.5, "sharp")):
+        preferred = [regimes.fits(measured(q=q, noise=0.03, seed=seed)).query("preferred")["form"].iloc[0]
+                     for seed in range(6)]
+        assert preferred.count(form) >= 5
+
+
+def test_regimes_end_where_the_slope_passes_its_thresholds():
+    row = regimes.fits(measured(noise=0.01)).query("form == 'hyperbola'").iloc[0]
+    assert row["ends_perfect"] == pytest.approx(B_CRIT / 4, rel=0.05)
+    assert row["begins_maximal"] == pytest.approx(4 * B_CRIT, rel=0.05)
+    assert row["overhead_20"] == pytest.approx(0.2 * B_CRIT, rel=0.05)
+    assert row["ends_perfect_low"] <= row["ends_perfect"] <= row["ends_perfect_high"]
+
+
+def test_a_goal_that_the_median_run_does_not_reach_is_said_to_be_so_and_left_out_of_the_fit():
+    runs = measured()
+    runs.loc[(runs["batch_size"] == 8192) & (runs["seed"] < 6), "steps"] = np.nan
+    table = regimes.study(runs).set_index("batch_size")
+    assert table.loc[8192, "status"] == "not reached" and math.isnan(table.loc[8192, "median_steps"])
+    assert table.loc[8192, "num_reached"] == 4 and table.loc[8192, "regime"] == regimes.UNDETERMINED
+    assert set(regimes.fits(runs)["num_batch_sizes"]) == {11}
+
+
+def test_runs_that_were_stopped_count_as_slower_than_all_others():
+    runs = pd.DataFrame({"batch_size": [8] * 5, "steps": [10.0, 12.0, 14.0, np.nan, np.nan]})
+    assert regimes.resample(runs).medians.tolist() == [14.0]
+
+
+def test_estimates_come_from_fresh_seeds_and_the_best_of_n_from_the_search():
+    fresh = measured().assign(stage="estimate")
+    search = measured(num_seeds=20, seed=1).assign(stage="search")
+    both = regimes.study(pd.concat([fresh, search]))
+    assert both["median_steps"].tolist() == regimes.study(fresh.drop(columns="stage"))["median_steps"].tolist()
+    assert both["best_of_n"].tolist() == search.groupby("batch_size")["steps"].min().tolist()
+    assert both["winners_curse"].min() > 1
+
+
+def test_doublings_halve_at_first_and_gain_nothing_in_the_end():
+    table = time_to_goal.doublings(measured(noise=0.03)).set_index("batch_size")
+    assert table["verdict"].iloc[0] == time_to_goal.HALVES and table["verdict"].iloc[-1] == time_to_goal.NO_GAIN
+    assert table.loc[256, "verdict"] == time_to_goal.LESS
+    assert table.loc[4, "ratio"] == pytest.approx(0.51, abs=0.03)
+
+
+def step_seconds(repeats=5):
+    return pd.DataFrame([{"num_ranks": p, "batch_size": size, "seconds": (1e-3 + 1e-5 * size / p) * (1 + 0.01 * k)}
+                         for p in (1, 2) for size in SIZES for k in range(repeats)])
+
+
+def test_time_to_goal_is_least_where_theory_has_it():
+    table = time_to_goal.time_to_goal(measured(noise=0.01, num_seeds=30), step_seconds())
+    best = table[table["is_optimal"]].set_index("num_ranks")["batch_size"]
+    predicted = time_to_goal.optimal_batch_size(B_CRIT, 1e-3, 1e-5)
+    assert best[1] in (128, predicted) and best[2] > best[1]
+    assert predicted == pytest.approx(134, abs=1)
+    assert (table["low"] <= table["seconds"]).all() and (table["seconds"] <= table["high"]).all()
+
+
+def test_doublings_of_time_know_the_price_of_a_step():
+    table = time_to_goal.doublings(measured(noise=0.01), step_seconds())
+    seconds = table[(table["quantity"] == "seconds") & (table["num_ranks"] == 1)].set_index("batch_size")
+    assert seconds.loc[4, "verdict"] == time_to_goal.HALVES
+    assert seconds.loc[4096, "ratio"] == pytest.approx(2, rel=0.05)  # a step takes twice as long, and saves none
+
+
+def test_ranks_scale_as_amdahl_says():
+    fraction = time_to_goal.serial_fraction(B_CRIT, 32)
+    for p in (1, 2, 8):
+        assert steps_at(32) / steps_at(32 * p) == pytest.approx(1 / (fraction + (1 - fraction) / p))
+
+
+def test_two_fits_foretell_the_seconds_and_the_best_batch():
+    table = time_to_goal.predicted(measured(noise=0.001, num_seeds=30), step_seconds(repeats=1))
+    assert set(table["num_ranks"]) == {1, 2}
+    for p, rows in table.groupby("num_ranks"):
+        assert rows["optimal"].iloc[0] == pytest.approx(math.sqrt(B_CRIT * 1e-3 / (1e-5 / p)), rel=0.03)
+        expected = steps_at(rows["batch_size"]) * (1e-3 + 1e-5 * rows["batch_size"] / p)
+        assert rows["seconds"].to_numpy() == pytest.approx(expected.to_numpy(), rel=0.02)
+
+
+def test_measured_steps_of_more_ranks_stand_beside_amdahl():
+    table = time_to_goal.amdahl(measured(noise=0.01, num_seeds=30), 32)
+    assert table["num_ranks"].tolist() == [2**k for k in range(9)]
+    assert table["measured"].to_numpy() == pytest.approx(table["hyperbola"].to_numpy(), rel=0.05)
+    assert ((table["low"] <= table["measured"]) & (table["measured"] <= table["high"])).all()
+
+
+def test_one_goal_is_foretold_at_a_time():
+    runs = pd.concat([measured().assign(goal_error=goal) for goal in (0.05, 0.1)])
+    with pytest.raises(ValueError, match="runs of one goal"):
+        time_to_goal.predicted(runs, step_seconds())
+
+
+def test_studies_are_compared_by_their_preferred_fits():
+    table = regimes.compare({"one": measured(noise=0.02), "other": measured(noise=0.02, q=2.5)})
+    assert table["study"].tolist() == ["one", "other"] and table["preferred"].all()
+
+
+def test_the_steps_of_two_studies_are_divided_where_both_reached_their_goal():
+    faster = measured(steps=steps_at(SIZES) / 2, seed=1)
+    faster.loc[faster["batch_size"] == 8192, "steps"] = np.nan
+    table = regimes.steps_ratio(measured(), faster)
+    assert table["batch_size"].tolist() == SIZES[:-1]
+    covered = (table["low"] <= 0.5) & (table["high"] >= 0.5)
+    assert covered.sum() >= 9 and table["ratio"].median() == pytest.approx(0.5, rel=0.05)
+
+
+def test_each_goal_has_rows_of_its_own():
+    runs = pd.concat([measured().assign(goal_error=goal) for goal in (0.05, 0.1)])
+    assert regimes.study(runs)["goal_error"].tolist() == [0.1] * 12 + [0.05] * 12
+    assert regimes.fits(runs).groupby("goal_error").size().tolist() == [2, 2]
+
+
+def test_a_frame_without_steps_is_refused_by_name():
+    with pytest.raises(ValueError, match="no column 'steps'; it has batch_size, seed"):
+        regimes.study(measured().drop(columns="steps"))
+
+
+@pytest.mark.parametrize(("steps", "form", "words"), [
+    ([1, 2], "hyperbola", "at least 3"), ([1, 2, math.nan], "hyperbola", "not reached"), ([1, 2, 3], "cubic", "sharp")])
+def test_a_fit_of_too_little_is_refused(steps, form, words):
+    with pytest.raises(ValueError, match=words):
+        steps_model.fit([4, 8, 16][:len(steps)], steps, form)

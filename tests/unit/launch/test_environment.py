@@ -1,0 +1,84 @@
+"""pip's and conda's lists of what is needed say the same, and every pin satisfies them."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[3]
+CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python", "scipy-openblas32": "openblas",
+               "clang-tidy": "clang-tools"}
+CONDA_ALONE = {"python", "pip"}
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def bounds(requirement):
+    """Return e.g. {">=2.11"} for "torch>=2.11"."""
+    return {str(bound) for bound in requirement.specifier}
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def requirements(project):
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    return {canonical(found.name): found for group in groups for found in map(Requirement, group)}
+
+
+@pytest.fixture(scope="module")
+def conda():
+    *names, by_pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    return {canonical(found.name): found for found in map(Requirement, [*names, *by_pip["pip"]])}
+
+
+@pytest.fixture(scope="module")
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().split()
+    return {canonical(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def test_conda_and_pip_ask_for_the_same(requirements, conda):
+    ours = {CONDA_NAMES.get(name, name): bounds(requirement) for name, requirement in requirements.items()}
+    theirs = {name: bounds(requirement) for name, requirement in conda.items() if name not in CONDA_ALONE}
+    assert ours == theirs
+
+
+def test_conda_takes_the_python_that_the_project_takes(project, conda):
+    assert bounds(conda["python"]) == {project["requires-python"]}
+
+
+def test_conda_takes_all_from_one_channel():
+    assert yaml.safe_load((ROOT / "environment.yml").read_text())["channels"] == ["conda-forge"]
+
+
+def test_every_requirement_has_a_lower_bound_and_no_upper_one(requirements):
+    assert not {name for name, found in requirements.items()
+                if [bound.operator for bound in found.specifier] != [">="]}
+
+
+def test_every_requirement_is_pinned_at_a_version_that_satisfies_it(requirements, pins):
+    unpinned = {name for name, found in requirements.items()
+                if name not in pins or not found.specifier.contains(pins[name])}
+    assert not unpinned
+
+
+def test_what_the_library_imports_is_asked_for(requirements):
+    import_names = {"torch", "torchvision", "mpi4py", "ipyparallel", "ipywidgets", "numpy", "optuna", "pandas",
+                    "matplotlib", "psutil", "safetensors", "scipy", "seaborn"}
+    carried = {"IPython", "PIL", "sqlalchemy", "traitlets"}  # by what is asked for
+    found = set()
+    for path in (ROOT / "nnpar_lib").rglob("*.py"):
+        found |= set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.MULTILINE))
+    foreign = found - set(sys.stdlib_module_names) - {"nnpar_lib"}
+    assert foreign <= import_names | carried
+    assert foreign - carried <= set(requirements)
