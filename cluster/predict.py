@@ -2,8 +2,9 @@
 
     python cluster/predict.py [--price-per-hour 'MACHINE=PRICE' ...]
 
-Nothing is run. The cost model works on what notebook 05 recorded for the report, the prices of messages and the
-profiles of both networks, and on the assumptions that are printed in Markdown below the table.
+Nothing is run. The cost model works on what notebook 05 recorded for the report, the prices of
+messages and the profiles of both networks, and on the assumptions that are printed in Markdown
+below the table.
 """
 
 from __future__ import annotations
@@ -23,22 +24,34 @@ from nnpar_lib.records.store import Record, RunRecord
 RECORDS = Path(__file__).resolve().parents[1] / "report" / "results" / "mnist-full"
 NUM_MEASURED, LOCAL_BATCH_SIZE, GPU_BATCH_SIZE, NUM_EPOCHS = 2, 32, 256, 100
 GPU = "g4dn.xlarge (T4)"
-NUM_RANKS = {**{f"{num_cores} cores": num_cores for num_cores in (NUM_MEASURED, 8, 16, 32, 64)}, GPU: 1}  # by machine
+NUM_RANKS = {
+    **{f"{num_cores} cores": num_cores for num_cores in (NUM_MEASURED, 8, 16, 32, 64)},
+    GPU: 1,
+}  # by machine
 NETWORKS = ("mlp", "cnn")
-HEADER = ("machine", "ranks x examples a step", "mlp, s an epoch", "cnn, s an epoch",
-          f"{NUM_EPOCHS} epochs of the cnn, hours", "cost of these")
+HEADER = (
+    "machine",
+    "ranks x examples a step",
+    "mlp, s an epoch",
+    "cnn, s an epoch",
+    f"{NUM_EPOCHS} epochs of the cnn, hours",
+    "cost of these",
+)
 ASSUMED = """\
-**Predictions, but for the row that says measured.** Of many cores it is assumed that each is as fast as one of the two
-that were measured ({cpu}) while the other one computed, that the memory feeds all of them, and that an exchange
-through shared memory is a ring whose messages cost {alpha:.1f} microseconds and a byte at {bandwidth:.1f} GB/s, as
-fitted on two ranks; a core is a whole one, two vCPU. Of the T4 ({source}) it is assumed that half of that rate is
-reached, that a pass of a block costs at least {fixed:.0f} microseconds, and that the data are on the GPU. All is
-gradient averaging in float32. Set-up, evaluation and hours in which an instance idles are not in it. Of the {count}
-configurations that were measured on one and two cores, the model is off by {error:.0%} in the median."""
+**Predictions, but for the row that says measured.** Of many cores it is assumed that each is as
+fast as one of the two that were measured ({cpu}) while the other one computed, that the memory
+feeds all of them, and that an exchange through shared memory is a ring whose messages cost
+{alpha:.1f} microseconds and a byte at {bandwidth:.1f} GB/s, as fitted on two ranks; a core is a
+whole one, two vCPU. Of the T4 ({source}) it is assumed that half of that rate is reached, that a
+pass of a block costs at least {fixed:.0f} microseconds, and that the data are on the GPU. All is
+gradient averaging in float32. Set-up, evaluation and hours in which an instance idles are not in
+it. Of the {count} configurations that were measured on one and two cores, the model is off by
+{error:.0%} in the median."""
 
 
 def main() -> int:
-    """Print the table and what it assumes; a wrong option is one line on standard error and status 2."""
+    """Print the table and what it assumes; a wrong option is one line on standard error and status
+    2."""
     try:
         prices = dict(map(_price, _parser().parse_args().price_per_hour))
     except ValueError as error:
@@ -58,7 +71,9 @@ def _price(text: str) -> tuple[str, float]:
     except ValueError:
         raise ValueError(f"{text!r} is no MACHINE=PRICE; write it like '64 cores=3.2'") from None
     if machine not in NUM_RANKS:
-        raise ValueError(f"there is no machine {machine!r} in the table; it has {', '.join(NUM_RANKS)}")
+        raise ValueError(
+            f"there is no machine {machine!r} in the table; it has {', '.join(NUM_RANKS)}"
+        )
     return machine, value
 
 
@@ -73,15 +88,29 @@ def _row(machine: str, costs: Sequence[Record], prices: dict[str, float]) -> tup
 def _measured_row(grid: Sequence[Record]) -> tuple[str, ...]:
     machine = f"{NUM_MEASURED} cores"
     configs = [_config(network, machine) for network in NETWORKS]
-    return f"{machine}, measured", _work(configs[0]), *(_round(_measured(config, grid)) for config in configs), "", ""
+    return (
+        f"{machine}, measured",
+        _work(configs[0]),
+        *(_round(_measured(config, grid)) for config in configs),
+        "",
+        "",
+    )
 
 
 def _config(network: str, machine: str) -> RunConfig:
     if machine == GPU:
-        return RunConfig(model=network, dataset="mnist", global_batch_size=GPU_BATCH_SIZE, device="cuda")
+        return RunConfig(
+            model=network, dataset="mnist", global_batch_size=GPU_BATCH_SIZE, device="cuda"
+        )
     num_ranks = NUM_RANKS[machine]
-    return RunConfig(strategy="gradient_averaging", model=network, dataset="mnist", num_ranks=num_ranks, num_threads=1,
-                     global_batch_size=LOCAL_BATCH_SIZE * num_ranks)
+    return RunConfig(
+        strategy="gradient_averaging",
+        model=network,
+        dataset="mnist",
+        num_ranks=num_ranks,
+        num_threads=1,
+        global_batch_size=LOCAL_BATCH_SIZE * num_ranks,
+    )
 
 
 def _predicted(config: RunConfig, costs: Sequence[Record]) -> float:
@@ -89,25 +118,39 @@ def _predicted(config: RunConfig, costs: Sequence[Record]) -> float:
     model = calibration.models(costs, NUM_MEASURED)[cost_model.architecture(config)]
     if config.device == "cuda":
         model = predictions.moved(config, model, predictions.T4)
-    return cost_model.step_seconds(config, model, calibration.machine(costs)) * config.num_steps_per_epoch
+    return (
+        cost_model.step_seconds(config, model, calibration.machine(costs))
+        * config.num_steps_per_epoch
+    )
 
 
 def _measured(config: RunConfig, grid: Sequence[Record]) -> float:
     """Return the seconds of an epoch at the median pace of the recorded runs of this kind."""
     same = ("strategy", "model", "hidden", "num_ranks", "global_batch_size", "allreduce")
     wanted = config.to_dict()
-    runs = [run for run in grid
-            if isinstance(run, RunRecord) and all(run.config[name] == wanted[name] for name in same)]
-    return statistics.median(run.train_seconds / run.num_steps for run in runs) * config.num_steps_per_epoch
+    runs = [
+        run
+        for run in grid
+        if isinstance(run, RunRecord) and all(run.config[name] == wanted[name] for name in same)
+    ]
+    return (
+        statistics.median(run.train_seconds / run.num_steps for run in runs)
+        * config.num_steps_per_epoch
+    )
 
 
 def _assumptions(costs: Sequence[Record], grid: Sequence[Record]) -> str:
     machine, models = calibration.machine(costs), calibration.models(costs, NUM_MEASURED)
     compared, shared = predictions.compare(grid, models, machine), machine.allreduces["shared"]
     text = ASSUMED.format(
-        cpu=costs[0].provenance["cpu"], alpha=shared.alpha * 1e6, bandwidth=shared.bandwidth / 1e9,
-        source=predictions.T4.source.split(";")[0], fixed=predictions.T4.fixed_seconds * 1e6,
-        error=predictions.median_error(compared), count=int((~compared["oversubscribed"]).sum()))
+        cpu=costs[0].provenance["cpu"],
+        alpha=shared.alpha * 1e6,
+        bandwidth=shared.bandwidth / 1e9,
+        source=predictions.T4.source.split(";")[0],
+        fixed=predictions.T4.fixed_seconds * 1e6,
+        error=predictions.median_error(compared),
+        count=int((~compared["oversubscribed"]).sum()),
+    )
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
@@ -120,9 +163,18 @@ def _round(number: float) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--price-per-hour", action="append", default=[], metavar="'MACHINE=PRICE'",
-                        help="what a machine of the table costs an hour, such as '64 cores=3.2'; may be given again")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--price-per-hour",
+        action="append",
+        default=[],
+        metavar="'MACHINE=PRICE'",
+        help=(
+            "what a machine of the table costs an hour, such as '64 cores=3.2'; may be given again"
+        ),
+    )
     return parser
 
 

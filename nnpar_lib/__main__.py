@@ -34,7 +34,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def main() -> int:
-    """Run the command of the shell; a wrong parameter is one line on standard error and status 2."""
+    """Run the command of the shell; a wrong parameter is one line on standard error and status
+    2."""
     arguments, unknown = _parser().parse_known_args()
     if unknown:
         arguments.parser.error(_describe_unknown(unknown[0], arguments))
@@ -53,7 +54,8 @@ def _help(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    """Measure; what would stop the benchmarks later is looked for before anything is loaded or started."""
+    """Measure; what would stop the benchmarks later is looked for before anything is loaded or
+    started."""
     preflight.check(RunConfig(dataset=arguments.dataset))
     preflight.check_writable(arguments.out)
     from nnpar_lib.experiments import bench  # loads what a rank that trains has no use for
@@ -88,23 +90,35 @@ def _parser() -> OneLineParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(command=_help, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
-    run = commands.add_parser("run", help="train once, print a table, append a record", allow_abbrev=False)
+    run = commands.add_parser(
+        "run", help="train once, print a table, append a record", allow_abbrev=False
+    )
     add_run_options(run)
     run.set_defaults(command=shell.run, parser=run)
-    benchmarks = commands.add_parser("bench", help="measure what the project claims about speed", allow_abbrev=False)
+    benchmarks = commands.add_parser(
+        "bench", help="measure what the project claims about speed", allow_abbrev=False
+    )
     add_bench_options(benchmarks)
     benchmarks.set_defaults(command=_bench, parser=benchmarks)
-    gpu = commands.add_parser("gpu", help="measure what a GPU gives, in some minutes", allow_abbrev=False)
+    gpu = commands.add_parser(
+        "gpu", help="measure what a GPU gives, in some minutes", allow_abbrev=False
+    )
     add_gpu_options(gpu)
     gpu.set_defaults(command=_gpu, parser=gpu)
-    regimes = commands.add_parser("regimes", help="find steps to a goal error against the batch size, metaparameters "
-                                  "tuned at each", allow_abbrev=False)
+    regimes = commands.add_parser(
+        "regimes",
+        help="find steps to a goal error against the batch size, metaparameters tuned at each",
+        allow_abbrev=False,
+    )
     add_regimes_options(regimes)
     regimes.set_defaults(command=_regimes, parser=regimes)
     collected = commands.add_parser("results", help="collect records", allow_abbrev=False)
     collected.set_defaults(command=_help, parser=collected)
     merge = collected.add_subparsers(metavar="COMMAND").add_parser(
-        "merge", help="append to a file the records of others that it does not hold yet", allow_abbrev=False)
+        "merge",
+        help="append to a file the records of others that it does not hold yet",
+        allow_abbrev=False,
+    )
     add_merge_options(merge)
     merge.set_defaults(command=_merge, parser=merge)
     return parser
@@ -112,7 +126,11 @@ def _parser() -> OneLineParser:
 
 def _describe_unknown(word: str, arguments: argparse.Namespace) -> str:
     """Name an option that does not exist and the one that was probably meant."""
-    options = ["--" + name.replace("_", "-") for name in vars(arguments) if name not in ("command", "parser")]
+    options = [
+        "--" + name.replace("_", "-")
+        for name in vars(arguments)
+        if name not in ("command", "parser")
+    ]
     near = difflib.get_close_matches(word.split("=", maxsplit=1)[0], options, n=1)
     return f"unknown option {word!r}" + (f" (did you mean {near[0]}?)" if near else "")
 

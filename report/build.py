@@ -26,19 +26,34 @@ from nnpar_lib.records.store import RunRecord, load
 REPORT = Path(__file__).resolve().parent
 ROOT = REPORT.parent
 DEFAULT_FOLDER = REPORT / "_build"
-# in the order in which they run, each with its parameter that takes the number of cores, if it has one; those that want
-# a job of several nodes are left to the batch scripts of `cluster/`
-NOTEBOOKS = {"00_check_your_machine": "num_ranks", "01_train_the_serial_baseline": "max_threads",
-             "02_train_with_data_parallelism": "num_ranks", "03_train_with_model_parallelism": "num_ranks",
-             "04_find_the_scaling_regimes": None, "05_compare_data_and_model_parallelism": "num_ranks",
-             "06_use_the_gpu_and_precision": "num_ranks", "07_compare_with_cpp": "num_ranks", "08_demo": "num_ranks"}
+# in the order in which they run, each with its parameter that takes the number of cores, if it has
+# one; those that want a job of several nodes are left to the batch scripts of `cluster/`
+NOTEBOOKS = {
+    "00_check_your_machine": "num_ranks",
+    "01_train_the_serial_baseline": "max_threads",
+    "02_train_with_data_parallelism": "num_ranks",
+    "03_train_with_model_parallelism": "num_ranks",
+    "04_find_the_scaling_regimes": None,
+    "05_compare_data_and_model_parallelism": "num_ranks",
+    "06_use_the_gpu_and_precision": "num_ranks",
+    "07_compare_with_cpp": "num_ranks",
+    "08_demo": "num_ranks",
+}
 # notebooks in this folder: what they show comes from records
-CHAPTERS = ("index", "data_parallelism", "model_parallelism", "regimes", "precision", "cpp", "claims")
+CHAPTERS = (
+    "index",
+    "data_parallelism",
+    "model_parallelism",
+    "regimes",
+    "precision",
+    "cpp",
+    "claims",
+)
 LOOKS = ("conf.py", "style.css", "article.css", "references.bib")
 PAGES = ("limits.md", "notebooks.md")
 PUBLISHED = REPORT / "published"  # the last full report, to be read without running anything
-# a kernel complains that it speaks over plain TCP, and that it is interrupted when it is shut down; what a cell raises
-# comes by another way
+# a kernel complains that it speaks over plain TCP, and that it is interrupted when it is shut down;
+# what a cell raises comes by another way
 QUIET_KERNEL = ["--log-level=CRITICAL"]
 
 
@@ -55,20 +70,39 @@ def main() -> int:
     except ValueError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    measured = () if arguments.from_results else (arguments.only,) if arguments.only else tuple(NOTEBOOKS)
+    measured = (
+        () if arguments.from_results else (arguments.only,) if arguments.only else tuple(NOTEBOOKS)
+    )
     if arguments.resume:
-        os.environ["NNPAR_RESUME"] = "1"  # the notebooks' engines take over the runs that are recorded
-    build(arguments.folder.resolve(), arguments.dataset, arguments.preset, measured, resume=arguments.resume,
-          scratch=arguments.scratch)
+        os.environ["NNPAR_RESUME"] = (
+            "1"  # the notebooks' engines take over the runs that are recorded
+        )
+    build(
+        arguments.folder.resolve(),
+        arguments.dataset,
+        arguments.preset,
+        measured,
+        resume=arguments.resume,
+        scratch=arguments.scratch,
+    )
     return 0
 
 
-def build(folder: Path, dataset: str, preset: str, measured: Sequence[str], *, resume: bool = False,
-          scratch: bool = False) -> None:
-    """Run the notebooks that are to be measured anew, and render; the full preset is kept with the project.
+def build(
+    folder: Path,
+    dataset: str,
+    preset: str,
+    measured: Sequence[str],
+    *,
+    resume: bool = False,
+    scratch: bool = False,
+) -> None:
+    """Run the notebooks that are to be measured anew, and render; the full preset is kept with the
+    project.
 
-    To resume is to leave out the notebooks that an earlier build with the same parameters has finished, and to keep what
-    it has recorded. `scratch` renders the full preset without touching the project's figures and published report.
+    To resume is to leave out the notebooks that an earlier build with the same parameters has
+    finished, and to keep what it has recorded. `scratch` renders the full preset without touching
+    the project's figures and published report.
     """
     is_full, is_kept = preset == "full", preset == "full" and not scratch
     results = (REPORT if is_full else folder) / "results" / f"{dataset}-{preset}"
@@ -77,21 +111,36 @@ def build(folder: Path, dataset: str, preset: str, measured: Sequence[str], *, r
     if not resume:
         shutil.rmtree(finished, ignore_errors=True)
     for number, name in enumerate(measured, start=1):
-        title, kept = f"notebook {number} of {len(measured)}, {name}", finished / source_sha256() / f"{name}.ipynb"
+        title, kept = (
+            f"notebook {number} of {len(measured)}, {name}",
+            finished / source_sha256() / f"{name}.ipynb",
+        )
         if kept.exists():
             print(f"[{title}] was finished before", flush=True)
         else:
             _set_aside(results, name, folder / "earlier", keep_resumable=resume)
-            _execute(ROOT / "notebooks" / f"{name}.ipynb", kept, title, parameters(name, dataset, preset, results))
+            _execute(
+                ROOT / "notebooks" / f"{name}.ipynb",
+                kept,
+                title,
+                parameters(name, dataset, preset, results),
+            )
         _publish_notebook(kept, executed)
     source = _lay_out(folder / "source", executed)
     figures = ROOT / "figures" if is_kept else folder / "figures"
-    _execute_chapters(source, {"results_folder": os.path.relpath(results, REPORT), "figures_folder": os.path.relpath(figures, REPORT)})
+    _execute_chapters(
+        source,
+        {
+            "results_folder": os.path.relpath(results, REPORT),
+            "figures_folder": os.path.relpath(figures, REPORT),
+        },
+    )
     _render(source, folder, PUBLISHED if is_kept else folder)
 
 
 def _render(source: Path, folder: Path, target: Path) -> None:
-    """Render the pages into the folder, and the chapters in one piece into the target, both at once."""
+    """Render the pages into the folder, and the chapters in one piece into the target, both at
+    once."""
     with ThreadPoolExecutor() as pool:
         pages = pool.submit(publish.render, "html", source, folder / "html")
         files = publish.article(source, folder / "single", target)
@@ -102,7 +151,8 @@ def _render(source: Path, folder: Path, target: Path) -> None:
 
 
 def _lay_out(source: Path, executed: Path) -> Path:
-    """Return the folder of all pages: notebooks as they went where they were executed, else as they are."""
+    """Return the folder of all pages: notebooks as they went where they were executed, else as they
+    are."""
     shutil.rmtree(source, ignore_errors=True)
     (source / "notebooks").mkdir(parents=True)
     for name in NOTEBOOKS:
@@ -116,8 +166,16 @@ def _lay_out(source: Path, executed: Path) -> Path:
 def _execute_chapters(source: Path, values: dict[str, object]) -> None:
     """Execute all chapters, as many at a time as there are cores: nothing is measured in them."""
     with ProcessPoolExecutor(num_cores()) as pool:
-        calls = [pool.submit(_execute, REPORT / f"{name}.ipynb", source / f"{name}.ipynb", f"the report, {name}", values)
-                 for name in CHAPTERS]
+        calls = [
+            pool.submit(
+                _execute,
+                REPORT / f"{name}.ipynb",
+                source / f"{name}.ipynb",
+                f"the report, {name}",
+                values,
+            )
+            for name in CHAPTERS
+        ]
         for call in calls:
             call.result()
 
@@ -144,15 +202,22 @@ def render_page(executed: Path) -> None:
         for name in LOOKS:
             shutil.copy(REPORT / name, source)
         shutil.copy(executed, source / "index.ipynb")
-        publish.render("html", source, Path(folder, "html"))  # with more beside it than a reader wants to see
-        shutil.copytree(Path(folder, "html"), html, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+        publish.render(
+            "html", source, Path(folder, "html")
+        )  # with more beside it than a reader wants to see
+        shutil.copytree(
+            Path(folder, "html"), html, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*")
+        )
     print(f"the page: {html / 'index.html'}")
 
 
 def parameters(name: str, dataset: str, preset: str, results: Path) -> dict[str, object]:
     """Return the parameters of a notebook."""
-    found: dict[str, object] = {"dataset": dataset, "preset": preset,
-                                "results_folder": os.path.relpath(results, ROOT / "notebooks")}
+    found: dict[str, object] = {
+        "dataset": dataset,
+        "preset": preset,
+        "results_folder": os.path.relpath(results, ROOT / "notebooks"),
+    }
     if NOTEBOOKS[name]:
         found[NOTEBOOKS[name]] = max(2, num_cores())
     return found
@@ -169,18 +234,33 @@ def _set_aside(results: Path, notebook: str, earlier: Path, *, keep_resumable: b
 
 
 def _is_resumable(file: Path) -> bool:
-    """Return whether engines would take over all of these records: runs in Python, made by this code."""
-    return all(isinstance(record, RunRecord) and record.strategy not in NATIVE_STRATEGIES
-               and record.provenance["source_sha256"] == source_sha256() for record in load(file))
+    """Return whether engines would take over all of these records: runs in Python, made by this
+    code."""
+    return all(
+        isinstance(record, RunRecord)
+        and record.strategy not in NATIVE_STRATEGIES
+        and record.provenance["source_sha256"] == source_sha256()
+        for record in load(file)
+    )
 
 
 def _execute(source: Path, target: Path, title: str, values: dict[str, object]) -> None:
     print(f"[{title}] ...", flush=True)
     start, unfinished = time.monotonic(), target.with_suffix(".unfinished.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
-    executed = papermill.execute_notebook(source, unfinished, parameters=values, cwd=source.parent, kernel_name="python3",
-                                          progress_bar=sys.stderr.isatty(), log_output=False, extra_arguments=QUIET_KERNEL)
-    if source.parent == REPORT:  # a page to read: what papermill put in front of it is of no interest there
+    executed = papermill.execute_notebook(
+        source,
+        unfinished,
+        parameters=values,
+        cwd=source.parent,
+        kernel_name="python3",
+        progress_bar=sys.stderr.isatty(),
+        log_output=False,
+        extra_arguments=QUIET_KERNEL,
+    )
+    if (
+        source.parent == REPORT
+    ):  # a page to read: what papermill put in front of it is of no interest there
         _hide_parameters(executed, unfinished)
     unfinished.replace(target)
     print(f"[{title}] {time.monotonic() - start:.0f} s", flush=True)
@@ -197,15 +277,41 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", default="digits", help=f"one of {', '.join(DATASETS)}")
     parser.add_argument("--preset", default="quick", choices=PRESETS)
-    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where to build (default: report/_build)")
-    parser.add_argument("--resume", action="store_true", help="go on with a build that was cut off: finished notebooks "
-                        "and recorded runs are not measured again")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        help="where to build (default: report/_build)",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help=(
+            "go on with a build that was cut off: finished notebooks "
+            "and recorded runs are not measured again"
+        ),
+    )
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--from-results", action="store_true", help="render the records at hand without measuring")
-    parser.add_argument("--scratch", action="store_true", help="leave the project's figures and published report as they are")
-    choice.add_argument("--only", choices=NOTEBOOKS, help="measure this notebook alone; the others' records stay")
-    choice.add_argument("--page", type=Path, metavar="NOTEBOOK", help="run nothing: render this executed notebook alone, into "
-                        "a folder beside it that has its name")
+    choice.add_argument(
+        "--from-results", action="store_true", help="render the records at hand without measuring"
+    )
+    parser.add_argument(
+        "--scratch",
+        action="store_true",
+        help="leave the project's figures and published report as they are",
+    )
+    choice.add_argument(
+        "--only", choices=NOTEBOOKS, help="measure this notebook alone; the others' records stay"
+    )
+    choice.add_argument(
+        "--page",
+        type=Path,
+        metavar="NOTEBOOK",
+        help=(
+            "run nothing: render this executed notebook alone, into "
+            "a folder beside it that has its name"
+        ),
+    )
     return parser
 
 

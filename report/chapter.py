@@ -1,4 +1,5 @@
-"""What the chapters of the report share: records in; numbers, tables and figures out, placed in the text by myst-nb."""
+"""What the chapters of the report share: records in; numbers, tables and figures out, placed in the
+text by myst-nb."""
 
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ from nnpar_lib.analysis.claims import gpu
 from nnpar_lib.analysis.figures import theme
 from nnpar_lib.records import store
 
-DATASETS = {"digits": "scikit-learn's digits (12,000 training images, moved copies included)", "mnist": "MNIST",
-            "fashion_mnist": "Fashion-MNIST"}
+DATASETS = {
+    "digits": "scikit-learn's digits (12,000 training images, moved copies included)",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+}
 
 
 SCROLLS = 'class="dataframe" tabindex="0"'  # what scrolls has to be reached by keyboard
@@ -28,11 +32,13 @@ class Chapter:
         theme.theme()
 
     def frame(self, name: str) -> pd.DataFrame:
-        """Return the records of one experiment, a row each; an empty frame where it was not measured."""
+        """Return the records of one experiment, a row each; an empty frame where it was not
+        measured."""
         return store.frame(store.load(self.results_folder / f"{name}.jsonl"))
 
     def show(self, name: str, alt: str, source: pd.DataFrame | str) -> None:
-        """Write the current figure and place it in the text as `name`-figure, and how its records were made as `name`-made."""
+        """Write the current figure and place it in the text as `name`-figure, and how its records
+        were made as `name`-made."""
         theme.save(plt.gcf(), self.figures_folder, name, alt)
         glue(f"{name}-figure", plt.gcf(), display=False)
         put(f"{name}-made", source if isinstance(source, str) else made(source))
@@ -40,19 +46,34 @@ class Chapter:
 
 
 def made(frame: pd.DataFrame) -> str:
-    """Return how the records of a frame were made: ranks, threads, repeats or seeds, machine; what they do not say is left out."""
+    """Return how the records of a frame were made: ranks, threads, repeats or seeds, machine; what
+    they do not say is left out."""
     machine = frame["provenance"].iloc[0]
-    threads = next((name for name in ("threads_per_rank", "num_threads") if name in frame and frame[name].notna().any()), None)
-    parts = [_count(frame["num_ranks"].dropna(), "rank") if "num_ranks" in frame else "",
-             _count(frame[threads].dropna(), "thread") + " a rank" if threads else "",
-             _repeats(frame), f"{_count(pd.Series([machine['num_cores']]), 'core')} of an {machine['cpu']}"]
+    threads = next(
+        (
+            name
+            for name in ("threads_per_rank", "num_threads")
+            if name in frame and frame[name].notna().any()
+        ),
+        None,
+    )
+    parts = [
+        _count(frame["num_ranks"].dropna(), "rank") if "num_ranks" in frame else "",
+        _count(frame[threads].dropna(), "thread") + " a rank" if threads else "",
+        _repeats(frame),
+        f"{_count(pd.Series([machine['num_cores']]), 'core')} of an {machine['cpu']}",
+    ]
     return "Made with " + ", ".join(filter(None, parts)) + "."
 
 
 def _count(values: pd.Series[float], word: str) -> str:
     """Return e.g. "1 and 2 ranks"."""
     found = [f"{value:.0f}" for value in sorted(set(values)) if value > 0]
-    return " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]])) + f" {word}" + "s" * (found != ["1"])
+    return (
+        " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]]))
+        + f" {word}"
+        + "s" * (found != ["1"])
+    )
 
 
 def _repeats(frame: pd.DataFrame) -> str:
@@ -64,8 +85,13 @@ def _repeats(frame: pd.DataFrame) -> str:
 
 
 def put(name: str, value: object) -> None:
-    """Place a number or a word in the text; numbers become Python's own, for others vanish when they are formatted."""
-    glue(name, float(value) if isinstance(value, (int, float)) or hasattr(value, "dtype") else value, display=False)
+    """Place a number or a word in the text; numbers become Python's own, for others vanish when
+    they are formatted."""
+    glue(
+        name,
+        float(value) if isinstance(value, (int, float)) or hasattr(value, "dtype") else value,
+        display=False,
+    )
 
 
 def put_machine(frame: pd.DataFrame) -> None:
@@ -81,7 +107,8 @@ def put_machine(frame: pd.DataFrame) -> None:
 
 
 def tabulate(name: str, table: pd.DataFrame, columns: dict[str, str], digits: int) -> None:
-    """Place columns of a table in the text, under the names that a reader knows, and with as many digits as they need."""
+    """Place columns of a table in the text, under the names that a reader knows, and with as many
+    digits as they need."""
     shown = table[list(columns)].rename(columns=columns)
     whole = [column for column in shown if _is_whole(shown[column])]
     styler = shown.style.hide(axis="index").format(precision=digits, thousands=",", na_rep="")
@@ -100,11 +127,20 @@ def _is_whole(column: pd.Series[float]) -> bool:
 def show_gpu(frame: pd.DataFrame) -> None:
     """Show what was measured on a GPU, or that nothing was."""
     if frame.empty:
-        display(Markdown("Not measured: no GPU was at hand. `make gpu-report` measures, in some minutes, one against all "
-                         "cores of its machine, recorded steps against eager ones, ranks and stages that share it, and "
-                         "trials that are trained together; its records appear here."))
+        display(
+            Markdown(
+                "Not measured: no GPU was at hand. `make gpu-report` measures, in some minutes, one"
+                " against all cores of its machine, recorded steps against eager ones, ranks and"
+                " stages that share it, and trials that are trained together; its records appear"
+                " here."
+            )
+        )
         return
     display(Markdown(f"Measured on {gpu.machine(frame)}, by `make gpu-report`."))
     for caption, table in gpu.tables(frame).items():
         display(Markdown(caption))
-        display(table.style.hide(axis="index").format(precision=3, thousands=",").set_table_attributes(SCROLLS))
+        display(
+            table.style.hide(axis="index")
+            .format(precision=3, thousands=",")
+            .set_table_attributes(SCROLLS)
+        )

@@ -1,4 +1,5 @@
-"""How Sphinx renders the report: executed notebooks as they are, offline. The tag `article` makes one page to print."""
+"""How Sphinx renders the report: executed notebooks as they are, offline. The tag `article` makes
+one page to print."""
 
 import latex2mathml.converter
 from docutils import nodes
@@ -14,7 +15,11 @@ extensions = ["myst_nb", "sphinxcontrib.bibtex"]
 bibtex_bibfiles = ["references.bib"]
 html_theme = "sphinx_book_theme"
 html_title = "Parallelism in neural networks, measured"
-html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+}
 html_static_path = ["style.css", "article.css"]
 html_css_files = ["style.css"]
 html_copy_source = False
@@ -57,5 +62,7 @@ def _displayed_math(translator: HTML5Translator, node: Element) -> None:
     if node["number"]:
         number = get_node_equation_number(translator, node)
         translator.body.append(f'<span class="eqno">({number})</span>')
-    translator.body.append(latex2mathml.converter.convert(node.astext(), display="block") + "</div>\n")
+    translator.body.append(
+        latex2mathml.converter.convert(node.astext(), display="block") + "</div>\n"
+    )
     raise SkipNode

@@ -1,4 +1,5 @@
-"""The report in one piece: an HTML file that needs no other, and a PDF that Chromium prints from it."""
+"""The report in one piece: an HTML file that needs no other, and a PDF that Chromium prints from
+it."""
 
 from __future__ import annotations
 
@@ -15,8 +16,10 @@ from bs4 import BeautifulSoup
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAME = "nnpar"
-FOOTER = ('<div style="width: 100%; text-align: center; font-size: 8px">'
-          '<span class="pageNumber"></span> / <span class="totalPages"></span></div>')
+FOOTER = (
+    '<div style="width: 100%; text-align: center; font-size: 8px">'
+    '<span class="pageNumber"></span> / <span class="totalPages"></span></div>'
+)
 
 
 def find_browser() -> str | None:
@@ -27,12 +30,25 @@ def find_browser() -> str | None:
 def render(builder: str, source: Path, target: Path, *options: str) -> None:
     """Have Sphinx build the pages of a folder anew; what it warns of is an error."""
     shutil.rmtree(target, ignore_errors=True)
-    command = [sys.executable, "-m", "sphinx", "-b", builder, "-W", "--keep-going", "-q", *options, str(source), str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-b",
+        builder,
+        "-W",
+        "--keep-going",
+        "-q",
+        *options,
+        str(source),
+        str(target),
+    ]
     subprocess.run(command, check=True, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
 
 
 def article(source: Path, scratch: Path, folder: Path) -> list[Path]:
-    """Write the chapters as one HTML file and, where there is a Chromium, as a PDF; return the files."""
+    """Write the chapters as one HTML file and, where there is a Chromium, as a PDF; return the
+    files."""
     pages = scratch / "pages"  # what Sphinx puts beside it is nobody else's
     render("singlehtml", source, pages, "-t", "article")
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,9 +59,12 @@ def article(source: Path, scratch: Path, folder: Path) -> list[Path]:
 
 
 def _in_one_piece(file: Path) -> str:
-    """Return a page with its styles and pictures inside it, and without scripts: it is there to be read."""
+    """Return a page with its styles and pictures inside it, and without scripts: it is there to be
+    read."""
     page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
-    for part in page.select("script, .related, .sphinxsidebar, .footer"):  # nothing to press, nowhere else to go
+    for part in page.select(
+        "script, .related, .sphinxsidebar, .footer"
+    ):  # nothing to press, nowhere else to go
         part.decompose()
     for link in page.find_all("link"):
         if "stylesheet" in link.get("rel", []):
@@ -61,8 +80,11 @@ def _in_one_piece(file: Path) -> str:
 
 def _style(file: Path) -> str:
     """Return a style sheet with the files that it names inside it."""
-    return re.sub(r"url\((?!data:)[\"']?([^)\"']+)[\"']?\)", lambda found: f"url({_data_uri(file.parent / found[1])})",
-                  file.read_text(encoding="utf-8"))
+    return re.sub(
+        r"url\((?!data:)[\"']?([^)\"']+)[\"']?\)",
+        lambda found: f"url({_data_uri(file.parent / found[1])})",
+        file.read_text(encoding="utf-8"),
+    )
 
 
 def _data_uri(file: Path) -> str:
@@ -78,7 +100,15 @@ def _print(page: Path, target: Path, browser: str) -> Path:
         running = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         tab = running.new_page()
         tab.goto(page.resolve().as_uri())
-        tab.pdf(path=target, prefer_css_page_size=True, print_background=True, tagged=True, outline=True,
-                display_header_footer=True, header_template="<span></span>", footer_template=FOOTER)
+        tab.pdf(
+            path=target,
+            prefer_css_page_size=True,
+            print_background=True,
+            tagged=True,
+            outline=True,
+            display_header_footer=True,
+            header_template="<span></span>",
+            footer_template=FOOTER,
+        )
         running.close()
     return target

@@ -1,4 +1,5 @@
-"""What several kinds of test need: commands under the real mpiexec, and whether real MNIST is at hand."""
+"""What several kinds of test need: commands under the real mpiexec, and whether real MNIST is at
+hand."""
 
 import json
 import os
@@ -14,13 +15,23 @@ from nnpar_lib.datasets import files
 from nnpar_lib.launch.environment import mpi_environment, mpiexec_command, private_files
 
 ROOT = Path(__file__).parent.parent
-DEVICE = os.environ.get("NNPAR_DEVICE", "cpu")  # cuda: what does not depend on the device is tested on a GPU
+DEVICE = os.environ.get(
+    "NNPAR_DEVICE", "cpu"
+)  # cuda: what does not depend on the device is tested on a GPU
 
 
 def run_python(*arguments, timeout=120, **environment):
-    """Run this Python in the project's root; return the finished process with its output as text."""
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
-                          timeout=timeout, env={**os.environ, **environment}, check=False)
+    """Run this Python in the project's root; return the finished process with its output as
+    text."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+        check=False,
+    )
 
 
 def run_mpi(num_ranks, *arguments, timeout=180, **environment):
@@ -31,17 +42,26 @@ def run_mpi(num_ranks, *arguments, timeout=180, **environment):
 def mpiexec(*arguments, timeout=60, **environment):
     """Run mpiexec in the project's root; return the finished process.
 
-    Its files lie in a folder of its own: those that a killed mpiexec left stop a later one with the same process id.
+    Its files lie in a folder of its own: those that a killed mpiexec left stop a later one with the
+    same process id.
     """
     with tempfile.TemporaryDirectory() as folder:
         variables = {**os.environ, **mpi_environment(), **private_files(folder), **environment}
-        return subprocess.run([*mpiexec_command(), *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
-                              timeout=timeout, check=False, env=variables)
+        return subprocess.run(
+            [*mpiexec_command(), *map(str, arguments)],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env=variables,
+        )
 
 
 @cache
 def mpi_results(num_ranks, module):
-    """Return what a module of the tests prints after RESULT when it runs on several ranks; it runs once a session."""
+    """Return what a module of the tests prints after RESULT when it runs on several ranks; it runs
+    once a session."""
     process = run_mpi(num_ranks, "-m", module)
     assert process.returncode == 0, process.stderr[-3000:]
     line = next(line for line in process.stdout.splitlines() if line.startswith("RESULT "))

@@ -1,7 +1,9 @@
-"""A recorder for a CPU: it keeps the operations of the work it records, with their very tensors, and does them again.
+"""A recorder for a CPU: it keeps the operations of the work it records, with their very tensors,
+and does them again.
 
-What it has of a CUDA graph: numbers are those of the record, and only what lies in tensors can change; results appear
-in the tensors in which they appeared then; recording does nothing by itself, and nothing may be read back meanwhile.
+What it has of a CUDA graph: numbers are those of the record, and only what lies in tensors can
+change; results appear in the tensors in which they appeared then; recording does nothing by itself,
+and nothing may be read back meanwhile.
 """
 
 import torch
@@ -41,9 +43,14 @@ class Tape(TorchDispatchMode):
 
 def written(operation, args, kwargs):
     """Return the tensors that an operation writes to."""
-    places = [(position, argument.name) for position, argument in enumerate(operation._schema.arguments)
-              if argument.alias_info is not None and argument.alias_info.is_write]
-    values = [args[position] if position < len(args) else kwargs.get(name) for position, name in places]
+    places = [
+        (position, argument.name)
+        for position, argument in enumerate(operation._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    values = [
+        args[position] if position < len(args) else kwargs.get(name) for position, name in places
+    ]
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 

@@ -1,4 +1,5 @@
-"""The shell's options, made from the fields of RunConfig so that there is one list of parameters."""
+"""The shell's options, made from the fields of RunConfig so that there is one list of
+parameters."""
 
 from __future__ import annotations
 
@@ -12,80 +13,151 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.config.study import StudyConfig, powers_of_two
 from nnpar_lib.records.trace import DEFAULT_NUM_STEPS
 
-NUMBERS: dict[str, tuple[type[int] | type[float], str, str]] = {  # by the type of a field: parser, name, example
+NUMBERS: dict[
+    str, tuple[type[int] | type[float], str, str]
+] = {  # by the type of a field: parser, name, example
     "int": (int, "whole number", "100"),
     "float": (float, "number", "0.1"),
 }
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for every parameter of a run, and those that say what happens with the record."""
+    """Add an option for every parameter of a run, and those that say what happens with the
+    record."""
     for field in dataclasses.fields(RunConfig):
         _add_option(parser, field)
     _add_num_repeats(parser, 1)
-    parser.add_argument("--out", type=Path, metavar="FILE",
-                        help="append one JSON object a run to this file (default: none, the table is all)")
-    parser.add_argument("--trace", type=Path, metavar="FILE",
-                        help="write what each rank did in the last steps (10, or --num-traced-steps) to this JSON "
-                        "file, for Perfetto or Chrome's about:tracing (default: none)")
-    parser.add_argument("--skip-done", action="store_true",
-                        help="do nothing if --out already holds --num-repeats runs with the same parameters, code and "
-                        "host (default: run again)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="append one JSON object a run to this file (default: none, the table is all)",
+    )
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help=(
+            "write what each rank did in the last steps (10, or --num-traced-steps) to this JSON "
+            "file, for Perfetto or Chrome's about:tracing (default: none)"
+        ),
+    )
+    parser.add_argument(
+        "--skip-done",
+        action="store_true",
+        help=(
+            "do nothing if --out already holds --num-repeats runs with the same parameters, code"
+            " and host (default: run again)"
+        ),
+    )
 
 
 def add_bench_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmarks."""
     parser.add_argument("--dataset", default="digits", help="the data set (default: %(default)s)")
     _add_num_repeats(parser, 9)
-    parser.add_argument("--out", type=Path, metavar="FILE", default=Path("report/_build/results/bench.jsonl"),
-                        help="append the records to this file (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        default=Path("report/_build/results/bench.jsonl"),
+        help="append the records to this file (default: %(default)s)",
+    )
 
 
 def add_gpu_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the measurements of a GPU."""
     parser.add_argument("--dataset", default="digits", help="the data set (default: %(default)s)")
-    parser.add_argument("--minutes", type=_number("float"), default=7.0, metavar="MINUTES",
-                        help="begin nothing after so many minutes (default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE", default=Path("report/results/gpu.jsonl"),
-                        help="append the records to this file, where the report finds them (default: %(default)s)")
+    parser.add_argument(
+        "--minutes",
+        type=_number("float"),
+        default=7.0,
+        metavar="MINUTES",
+        help="begin nothing after so many minutes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        default=Path("report/results/gpu.jsonl"),
+        help="append the records to this file, where the report finds them (default: %(default)s)",
+    )
 
 
 def add_regimes_options(parser: argparse.ArgumentParser) -> None:
     """Add an option for every parameter of a study of scaling regimes, and where it is kept."""
     readers: dict[str, Callable[[str], Any]] = {
-        "goal_errors": _list_of("float"), "batch_sizes": _batch_sizes, "channels": _list_of("int"), "str": str,
-        "int": _count}
+        "goal_errors": _list_of("float"),
+        "batch_sizes": _batch_sizes,
+        "channels": _list_of("int"),
+        "str": str,
+        "int": _count,
+    }
     for field in dataclasses.fields(StudyConfig):
         read = readers.get(field.name) or readers[str(field.type)]
-        parser.add_argument("--" + field.name.replace("_", "-"), type=read, default=field.default,
-                            metavar=field.name.rsplit("_", 1)[-1].upper(),
-                            help=f"{field.metadata['help']} (default: {_shown(field.default)})")
-    parser.add_argument("--num-ranks", type=_count, default=2, metavar="RANKS",
-                        help="engines of one thread each that share the runs (default: %(default)s)")
-    parser.add_argument("--storage", type=Path, default=Path("sweep.db"), metavar="FILE",
-                        help="finished runs are kept there as they come, and not done again (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("regimes.json"), metavar="FILE",
-                        help="the tables, the fits and all runs, as JSON (default: %(default)s)")
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=read,
+            default=field.default,
+            metavar=field.name.rsplit("_", 1)[-1].upper(),
+            help=f"{field.metadata['help']} (default: {_shown(field.default)})",
+        )
+    parser.add_argument(
+        "--num-ranks",
+        type=_count,
+        default=2,
+        metavar="RANKS",
+        help="engines of one thread each that share the runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--storage",
+        type=Path,
+        default=Path("sweep.db"),
+        metavar="FILE",
+        help="finished runs are kept there as they come, and not done again (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("regimes.json"),
+        metavar="FILE",
+        help="the tables, the fits and all runs, as JSON (default: %(default)s)",
+    )
 
 
 def add_merge_options(parser: argparse.ArgumentParser) -> None:
     """Add the files to read and the one to append to."""
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="files of records, one JSON object a line")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE",
-                        help="append to this file; records that it holds already are left out (no default)")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="files of records, one JSON object a line",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="append to this file; records that it holds already are left out (no default)",
+    )
 
 
 def config_from(arguments: argparse.Namespace, *, default_num_ranks: int) -> RunConfig:
     """Return the config that the options describe; raise ValueError for a bad value."""
-    given = {name: value for name in (field.name for field in dataclasses.fields(RunConfig))
-             if (value := getattr(arguments, name)) is not None}
+    given = {
+        name: value
+        for name in (field.name for field in dataclasses.fields(RunConfig))
+        if (value := getattr(arguments, name)) is not None
+    }
     if arguments.trace is not None:
         given.setdefault("num_traced_steps", DEFAULT_NUM_STEPS)
     return RunConfig.from_parameters({"num_ranks": default_num_ranks, **given})
 
 
 def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
-    """Add one option; None means that it was not given, so that its default is written in one place only."""
+    """Add one option; None means that it was not given, so that its default is written in one place
+    only."""
     name = "--" + field.name.replace("_", "-")
     text, choices = field.metadata["help"], field.metadata["choices"]
     if choices:
@@ -96,24 +168,36 @@ def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) 
         parser.add_argument(name, action=argparse.BooleanOptionalAction, help=text)
     else:
         kind = str(field.type).split(" ", maxsplit=1)[0]
-        parser.add_argument(name, type=_number(kind) if kind in NUMBERS else str, help=text,
-                            metavar=field.name.rsplit("_", 1)[-1].upper())
+        parser.add_argument(
+            name,
+            type=_number(kind) if kind in NUMBERS else str,
+            help=text,
+            metavar=field.name.rsplit("_", 1)[-1].upper(),
+        )
 
 
 def _add_num_repeats(parser: argparse.ArgumentParser, default: int) -> None:
-    parser.add_argument("--num-repeats", type=_count, metavar="REPEATS", default=default,
-                        help="how often to do each run (default: %(default)s)")
+    parser.add_argument(
+        "--num-repeats",
+        type=_count,
+        metavar="REPEATS",
+        default=default,
+        help="how often to do each run (default: %(default)s)",
+    )
 
 
 def _number(kind: str) -> Callable[[str], int | float]:
-    """Return a function that reads a number, and says what one looks like where it is given something else."""
+    """Return a function that reads a number, and says what one looks like where it is given
+    something else."""
     convert, what, example = NUMBERS[kind]
 
     def read(text: str) -> int | float:
         try:
             return convert(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {what}; write it like {example}") from None
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a {what}; write it like {example}"
+            ) from None
 
     return read
 

@@ -1,4 +1,5 @@
-"""The same runs from a shell: alone it launches the ranks itself, under mpiexec or srun it is one of them."""
+"""The same runs from a shell: alone it launches the ranks itself, under mpiexec or srun it is one
+of them."""
 
 from __future__ import annotations
 
@@ -22,13 +23,32 @@ from nnpar_lib.records.provenance import provenance
 
 # SLURM_PROCID is not among them: a batch script that srun did not launch carries one too.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
-SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+SIZE_VARIABLES = (
+    "OMPI_COMM_WORLD_SIZE",
+    "PMIX_SIZE",
+    "PMI_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_NTASKS",
+)
 COLUMNS = {
-    "strategy": "strategy", "model": "model", "dataset": "data set", "num_ranks": "ranks",
-    "threads_per_rank": "threads", "global_batch_size": "batch", "num_steps": "steps", "train_seconds": "seconds",
-    "samples_per_second": "samples/s", "final_train_loss": "train loss", "final_test_accuracy": "test accuracy",
+    "strategy": "strategy",
+    "model": "model",
+    "dataset": "data set",
+    "num_ranks": "ranks",
+    "threads_per_rank": "threads",
+    "global_batch_size": "batch",
+    "num_steps": "steps",
+    "train_seconds": "seconds",
+    "samples_per_second": "samples/s",
+    "final_train_loss": "train loss",
+    "final_test_accuracy": "test accuracy",
 }
-FORMATS = {"seconds": "{:.3f}", "samples/s": "{:,.0f}", "train loss": "{:.4f}", "test accuracy": "{:.4f}"}
+FORMATS = {
+    "seconds": "{:.3f}",
+    "samples/s": "{:,.0f}",
+    "train loss": "{:.4f}",
+    "test accuracy": "{:.4f}",
+}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,10 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
     size = launched_size()
     config = config_from(arguments, default_num_ranks=size or 1)
     if size is not None and config.num_ranks != size:
-        raise ValueError(f"num_ranks={config.num_ranks}, but {size} ranks were launched; leave --num-ranks out, or "
-                         "launch as many")
+        raise ValueError(
+            f"num_ranks={config.num_ranks}, but {size} ranks were launched; leave --num-ranks out,"
+            " or launch as many"
+        )
     if arguments.skip_done and arguments.out is None:
-        raise ValueError("--skip-done looks into the file of --out, which was not given; give --out FILE too")
+        raise ValueError(
+            "--skip-done looks into the file of --out, which was not given; give --out FILE too"
+        )
     if _is_done_already(config, arguments):
         return 0
     if native.is_native(config):
@@ -57,7 +81,8 @@ def launched_size() -> int | None:
 
 
 def launched_rank() -> int | None:
-    """Return this process's rank as its launcher gave it, None for a process that was started alone."""
+    """Return this process's rank as its launcher gave it, None for a process that was started
+    alone."""
     return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), None)
 
 
@@ -69,12 +94,21 @@ def complain(message: str) -> None:
 
 def table(records: Sequence[store.Record]) -> str:
     """Return a short table of runs for a terminal; a dash stands for what was not measured."""
-    frame = store.frame(records)[list(COLUMNS)].rename(columns=COLUMNS).astype(dict.fromkeys(FORMATS, float))
-    return str(frame.to_string(index=False, formatters={name: _formatter(form) for name, form in FORMATS.items()}))
+    frame = (
+        store.frame(records)[list(COLUMNS)]
+        .rename(columns=COLUMNS)
+        .astype(dict.fromkeys(FORMATS, float))
+    )
+    return str(
+        frame.to_string(
+            index=False, formatters={name: _formatter(form) for name, form in FORMATS.items()}
+        )
+    )
 
 
 class TerminalListener:
-    """Shows on standard error how far a measurement is; writes each record to the file as soon as it is there."""
+    """Shows on standard error how far a measurement is; writes each record to the file as soon as
+    it is there."""
 
     def __init__(self, out: Path | None) -> None:
         self.progress = ProgressDisplay()
@@ -86,8 +120,10 @@ class TerminalListener:
         self.records.append(record)
         divergence = record.divergence if isinstance(record, store.RunRecord) else None
         if divergence is not None:
-            complain(f"the run diverged: the loss of step {divergence['step']:.0f}, at a learning rate of "
-                     f"{divergence['lr']:g}, is not a finite number; take a smaller lr")
+            complain(
+                f"the run diverged: the loss of step {divergence['step']:.0f}, at a learning rate"
+                f" of {divergence['lr']:g}, is not a finite number; take a smaller lr"
+            )
         if self._out is not None:
             self._write(self._out, record)
 
@@ -97,7 +133,9 @@ class TerminalListener:
             store.append(out, [record])
         except OSError as error:
             self.num_unwritten += 1
-            complain(f"a record could not be written to {out} ({error.strerror}) and is printed instead")
+            complain(
+                f"a record could not be written to {out} ({error.strerror}) and is printed instead"
+            )
             print(store.to_json(record), flush=True)
 
     def close(self) -> None:
@@ -107,10 +145,11 @@ class TerminalListener:
 
 
 def _is_done_already(config: RunConfig, arguments: argparse.Namespace) -> bool:
-    """Check what may still be wrong; return whether the runs are to be skipped. All ranks return or raise the same.
+    """Check what may still be wrong; return whether the runs are to be skipped. All ranks return or
+    raise the same.
 
-    The first rank looks and tells the others: it alone is to download a data set, and if it gave up in silence they
-    would wait for it for ever.
+    The first rank looks and tells the others: it alone is to download a data set, and if it gave up
+    in silence they would wait for it for ever.
     """
     done, problem = False, ""
     if launched_rank() in (None, 0):
@@ -146,12 +185,24 @@ def _launch(num_ranks: int) -> int:
 
     It hangs on a lifeline: whatever ends this process, no rank stays behind.
     """
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # messages between ranks pass through the folder
+    memory = (
+        "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    )  # messages between ranks pass through the folder
     with tempfile.TemporaryDirectory(prefix="nnpar-", dir=memory) as folder:
         private = environment.private_files(folder) if environment.num_nodes() == 1 else {}
-        command = [*lifeline.command(folder), *_mpiexec(), "-n", str(num_ranks), sys.executable, "-m", "nnpar_lib"]
-        with subprocess.Popen([*command, *sys.argv[1:]],
-                              env={**os.environ, **environment.mpi_environment(), **private}) as process:
+        command = [
+            *lifeline.command(folder),
+            *_mpiexec(),
+            "-n",
+            str(num_ranks),
+            sys.executable,
+            "-m",
+            "nnpar_lib",
+        ]
+        with subprocess.Popen(
+            [*command, *sys.argv[1:]],
+            env={**os.environ, **environment.mpi_environment(), **private},
+        ) as process:
             try:
                 return process.wait()
             except KeyboardInterrupt:
@@ -182,8 +233,10 @@ def _train_here(config: RunConfig, arguments: argparse.Namespace) -> int:
 def _run_native(config: RunConfig, num_repeats: int, out: Path | None, size: int | None) -> int:
     """Run the program in C++, which starts ranks of its own."""
     if size is not None:
-        raise ValueError(f"strategy {config.strategy!r} starts ranks of its own; leave mpiexec out and "
-                         "give --num-ranks")
+        raise ValueError(
+            f"strategy {config.strategy!r} starts ranks of its own; leave mpiexec out and "
+            "give --num-ranks"
+        )
     records = native.run_interleaved([config], num_repeats=num_repeats, results_file=out)
     print(table(records), flush=True)
     return 0

@@ -1,4 +1,5 @@
-"""Where the files of mnist and fashion_mnist lie, and whether they are whole: asked before any engine starts."""
+"""Where the files of mnist and fashion_mnist lie, and whether they are whole: asked before any
+engine starts."""
 
 from __future__ import annotations
 
@@ -19,16 +20,20 @@ FOLDER_VARIABLE = "NNPAR_DATA"
 SUBFOLDERS = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw"}
 CONNECT_TIMEOUT_SECONDS = 5.0
 NUM_CLASSES = 10
-IDX_UNSIGNED_BYTE = 0x08  # third byte of an idx file: the type of its numbers; the fourth counts its dimensions
+IDX_UNSIGNED_BYTE = (
+    0x08  # third byte of an idx file: the type of its numbers; the fourth counts its dimensions
+)
 
 
 class DataError(ValueError):
-    """A data set is missing or damaged; the message is one line that names the file or folder and the remedy."""
+    """A data set is missing or damaged; the message is one line that names the file or folder and
+    the remedy."""
 
 
 @dataclass(frozen=True)
 class IdxFile:
-    """What a file has to look like: its name, its dimensions, the MD5 of its bytes ("" where it is not known)."""
+    """What a file has to look like: its name, its dimensions, the MD5 of its bytes ("" where it is
+    not known)."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,20 +41,31 @@ class IdxFile:
 
 
 def _files(*md5: str) -> tuple[IdxFile, ...]:
-    layout = (("train-images-idx3-ubyte", (60_000, 28, 28)), ("train-labels-idx1-ubyte", (60_000,)),
-              ("t10k-images-idx3-ubyte", (10_000, 28, 28)), ("t10k-labels-idx1-ubyte", (10_000,)))
-    return tuple(IdxFile(name, shape, digest) for (name, shape), digest in zip(layout, md5, strict=True))
+    layout = (
+        ("train-images-idx3-ubyte", (60_000, 28, 28)),
+        ("train-labels-idx1-ubyte", (60_000,)),
+        ("t10k-images-idx3-ubyte", (10_000, 28, 28)),
+        ("t10k-labels-idx1-ubyte", (10_000,)),
+    )
+    return tuple(
+        IdxFile(name, shape, digest) for (name, shape), digest in zip(layout, md5, strict=True)
+    )
 
 
 FILES = {
-    "mnist": _files("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
-                    "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+    "mnist": _files(
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
+    ),
     "fashion_mnist": _files("", "", "", ""),
 }
 
 
 def data_folder() -> Path:
-    """Return the folder of the data sets: `NNPAR_DATA`, else `data` in the checkout, else `data` where we are."""
+    """Return the folder of the data sets: `NNPAR_DATA`, else `data` in the checkout, else `data`
+    where we are."""
     chosen = os.environ.get(FOLDER_VARIABLE, "")
     if chosen:
         return Path(chosen).expanduser()
@@ -60,8 +76,8 @@ def data_folder() -> Path:
 def ensure(dataset: str) -> None:
     """Make sure that a data set is there and whole, downloading it where it is missing.
 
-    Raises DataError, of one line, where a file is damaged or where it is missing and cannot be downloaded. The data set
-    digits comes with scikit-learn and needs no file.
+    Raises DataError, of one line, where a file is damaged or where it is missing and cannot be
+    downloaded. The data set digits comes with scikit-learn and needs no file.
     """
     if dataset in FILES and _missing(dataset):
         _download(dataset)
@@ -69,7 +85,8 @@ def ensure(dataset: str) -> None:
 
 
 def check(dataset: str) -> None:
-    """Raise DataError unless every file of a data set is there and whole; never touches the network."""
+    """Raise DataError unless every file of a data set is there and whole; never touches the
+    network."""
     if dataset not in FILES:
         return
     if _missing(dataset):
@@ -80,7 +97,9 @@ def check(dataset: str) -> None:
             status = path.stat()
             _verify(path, file, status.st_size, status.st_mtime_ns)
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); make it readable") from error
+            raise DataError(
+                f"{path} cannot be read ({error.strerror}); make it readable"
+            ) from error
 
 
 def _missing(dataset: str) -> list[str]:
@@ -90,29 +109,42 @@ def _missing(dataset: str) -> list[str]:
 
 def _missing_error(dataset: str, reason: str) -> DataError:
     why = f" and cannot be downloaded ({reason})" if reason else ""
-    return DataError(f"{dataset} is missing from {data_folder()}{why}: no {', '.join(_missing(dataset))}; set "
-                     f"{FOLDER_VARIABLE} to the folder that holds {SUBFOLDERS[dataset]}/..., or use dataset=digits, "
-                     "which needs no download")
+    return DataError(
+        f"{dataset} is missing from {data_folder()}{why}: no {', '.join(_missing(dataset))}; set"
+        f" {FOLDER_VARIABLE} to the folder that holds {SUBFOLDERS[dataset]}/..., or use"
+        " dataset=digits, which needs no download"
+    )
 
 
-@functools.cache  # what was found whole is not read again while its size and time stay; an error is not remembered
+# what was found whole is not read again while its size and time stay; an error is not remembered
+@functools.cache
 def _verify(path: Path, file: IdxFile, size: int, mtime_ns: int) -> None:
-    """Raise DataError unless the file is the one that is meant: size, idx header, and checksum or labels."""
-    header = struct.pack(f">4B{len(file.shape)}I", 0, 0, IDX_UNSIGNED_BYTE, len(file.shape), *file.shape)
+    """Raise DataError unless the file is the one that is meant: size, idx header, and checksum or
+    labels."""
+    header = struct.pack(
+        f">4B{len(file.shape)}I", 0, 0, IDX_UNSIGNED_BYTE, len(file.shape), *file.shape
+    )
     expected = len(header) + functools.reduce(int.__mul__, file.shape)
     content = path.read_bytes()
     if content[:4] != header[:4]:
-        raise _damaged(path, f"starts with {content[:4].hex() or 'nothing'} instead of {header[:4].hex()}: no idx file "
-                             f"of {len(file.shape)} dimensions")
+        raise _damaged(
+            path,
+            f"starts with {content[:4].hex() or 'nothing'} instead of {header[:4].hex()}: no idx"
+            f" file of {len(file.shape)} dimensions",
+        )
     if size != expected:
         raise _damaged(path, f"has {size} bytes instead of {expected}")
-    if content[:len(header)] != header:
+    if content[: len(header)] != header:
         found = struct.unpack_from(f">{len(file.shape)}I", content, 4)
         raise _damaged(path, f"holds {_shape(found)} numbers instead of {_shape(file.shape)}")
     if file.md5 and hashlib.md5(content, usedforsecurity=False).hexdigest() != file.md5:
         raise _damaged(path, f"does not have the MD5 {file.md5}: some of its bytes have changed")
-    if len(file.shape) == 1 and max(content[len(header):]) >= NUM_CLASSES:
-        raise _damaged(path, f"holds the label {max(content[len(header):])}, but classes are 0 to {NUM_CLASSES - 1}")
+    if len(file.shape) == 1 and max(content[len(header) :]) >= NUM_CLASSES:
+        raise _damaged(
+            path,
+            f"holds the label {max(content[len(header) :])}, but classes are 0 to"
+            f" {NUM_CLASSES - 1}",
+        )
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -120,8 +152,10 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _damaged(path: Path, problem: str) -> DataError:
-    return DataError(f"{path} is damaged: it {problem}; delete it and run again to download it, or copy a good one "
-                     "there")
+    return DataError(
+        f"{path} is damaged: it {problem}; delete it and run again to download it, or copy a good"
+        " one there"
+    )
 
 
 def _download(dataset: str) -> None:

@@ -1,10 +1,11 @@
 """Let torchvision be imported next to a torch that its compiled operators were not built for.
 
-The wheel of torchvision on PyPI is linked against CUDA. With a CPU-only torch its library of operators does not load,
-which torchvision itself survives, but then `import torchvision` dies with "RuntimeError: operator torchvision::nms does
-not exist": it registers shape functions for the operators nms and qnms whether they are there or not
-(https://github.com/pytorch/vision/issues/9085). Declaring the two, without any implementation, is enough for its data
-sets, transforms and models, which call neither of them.
+The wheel of torchvision on PyPI is linked against CUDA. With a CPU-only torch its library of
+operators does not load, which torchvision itself survives, but then `import torchvision` dies with
+"RuntimeError: operator torchvision::nms does not exist": it registers shape functions for the
+operators nms and qnms whether they are there or not
+(https://github.com/pytorch/vision/issues/9085). Declaring the two, without any implementation, is
+enough for its data sets, transforms and models, which call neither of them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 @functools.cache  # the declarations live as long as this object does
 def declare_missing() -> Library | None:
-    """Declare the operators that torchvision needs at import and does not bring; call it before importing torchvision.
+    """Declare the operators that torchvision needs at import and does not bring; call it before
+    importing torchvision.
 
-    Returns None where the compiled operators load (a torch and a torchvision that belong together): nothing is done.
+    Returns None where the compiled operators load (a torch and a torchvision that belong together):
+    nothing is done.
     """
     import torch
 
@@ -41,11 +44,14 @@ def declare_missing() -> Library | None:
 
 
 def _load_compiled() -> None:
-    """Load torchvision's compiled operators as its own import would: declared first, they would clash with ours."""
+    """Load torchvision's compiled operators as its own import would: declared first, they would
+    clash with ours."""
     import torch
 
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for library in sorted(Path(folder).glob("_C*")):
-            with contextlib.suppress(ImportError, OSError):  # built for another torch: the case that this file mends
+            with contextlib.suppress(
+                ImportError, OSError
+            ):  # built for another torch: the case that this file mends
                 torch.ops.load_library(str(library))

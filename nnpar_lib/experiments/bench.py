@@ -1,4 +1,5 @@
-"""The benchmarks behind the project's claims about speed: what is run, interleaved, on engines; and their table."""
+"""The benchmarks behind the project's claims about speed: what is run, interleaved, on engines; and
+their table."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ ALLREDUCE_SIZES = (1_000, 3_000, 10_000, 30_000, 100_000, 235_146, 1_000_000, 3_
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, append the records to a file, print the table of claims of this run; return the exit status."""
+    """Measure, append the records to a file, print the table of claims of this run; return the exit
+    status."""
     dataset, repeats, out = arguments.dataset, arguments.num_repeats, arguments.out
     groups = {f"step-{model}": step_configs(model, dataset) for model in LOCAL_BATCH_SIZES}
     groups["epoch"] = epoch_configs(dataset)
@@ -26,31 +28,55 @@ def run(arguments: argparse.Namespace) -> int:
     with engines(NUM_RANKS) as ranks:
         for experiment, configs in groups.items():
             print(f"{experiment}: {len(configs)} ways to train, {repeats} times each", flush=True)
-            records += ranks.run_interleaved(configs, num_repeats=repeats, experiment=experiment, results_file=out)
-        ranks.call_for_records("nnpar_lib.trainers.tasks.runs.sweep_allreduces", list(benchmarks.ALLREDUCES),
-                               list(ALLREDUCE_SIZES), NUM_RANKS, results_file=out)
+            records += ranks.run_interleaved(
+                configs, num_repeats=repeats, experiment=experiment, results_file=out
+            )
+        ranks.call_for_records(
+            "nnpar_lib.trainers.tasks.runs.sweep_allreduces",
+            list(benchmarks.ALLREDUCES),
+            list(ALLREDUCE_SIZES),
+            NUM_RANKS,
+            results_file=out,
+        )
     print(benchmarks.text(benchmarks.table(store.frame(records))))
     print(f"the records are in {out}")
     return 0
 
 
 def step_configs(model: str, dataset: str) -> list[RunConfig]:
-    """Return short runs at fixed local batch sizes: serial, gradient averaging and DDP, one thread a rank."""
-    common: dict[str, Any] = {"model": model, "dataset": dataset, "num_threads": 1, "num_steps": NUM_STEPS[model],
-                              "num_epochs": 1000, "lr": 0.01, "evaluate_every": 0}
+    """Return short runs at fixed local batch sizes: serial, gradient averaging and DDP, one thread
+    a rank."""
+    common: dict[str, Any] = {
+        "model": model,
+        "dataset": dataset,
+        "num_threads": 1,
+        "num_steps": NUM_STEPS[model],
+        "num_epochs": 1000,
+        "lr": 0.01,
+        "evaluate_every": 0,
+    }
     found = []
     for local in LOCAL_BATCH_SIZES[model]:
         found.append(RunConfig(strategy="serial", global_batch_size=local, **common))
         parallel = {"num_ranks": NUM_RANKS, "global_batch_size": local * NUM_RANKS, **common}
-        found += [RunConfig(strategy="gradient_averaging", allreduce=kind, **parallel) for kind in benchmarks.ALLREDUCES]
+        found += [
+            RunConfig(strategy="gradient_averaging", allreduce=kind, **parallel)
+            for kind in benchmarks.ALLREDUCES
+        ]
         found.append(RunConfig(strategy="torch_ddp", **parallel))
     return found
 
 
 def epoch_configs(dataset: str) -> list[RunConfig]:
-    """Return an epoch of the mlp as tutorials train it, with one thread and with all cores, and as we do."""
-    common: dict[str, Any] = {"model": "mlp", "dataset": dataset, "global_batch_size": EPOCH_BATCH_SIZE, "lr": 0.01,
-                              "evaluate_every": 0}
+    """Return an epoch of the mlp as tutorials train it, with one thread and with all cores, and as
+    we do."""
+    common: dict[str, Any] = {
+        "model": "mlp",
+        "dataset": dataset,
+        "global_batch_size": EPOCH_BATCH_SIZE,
+        "lr": 0.01,
+        "evaluate_every": 0,
+    }
     return [
         RunConfig(strategy="tutorial", num_threads=1, **common),
         RunConfig(strategy="tutorial", num_threads=NUM_RANKS, **common),

@@ -1,6 +1,8 @@
-"""What a GPU gives, measured in one go: what is run, in which order, and the tables of what came out.
+"""What a GPU gives, measured in one go: what is run, in which order, and the tables of what came
+out.
 
-Every part has ranks of its own, so that one that fails takes no other with it, and records are kept as they come.
+Every part has ranks of its own, so that one that fails takes no other with it, and records are kept
+as they come.
 """
 
 from __future__ import annotations
@@ -22,17 +24,26 @@ from nnpar_lib.launch.engines import Engines, EnginesLost, RankError, engines
 from nnpar_lib.records import store
 from nnpar_lib.records.provenance import num_cores
 
-COMPARE, SWEEP, ROOFLINE = (f"nnpar_lib.trainers.tasks.{name}.measure" for name in ("equality", "sweep_timing", "roofline"))
-FAST = {"mlp": {"precision": "bf16"}, "cnn": {"precision": "bf16", "memory_format": "channels_last"},
-        "resnet18": {"precision": "bf16", "memory_format": "channels_last"}}
-SMALL: dict[str, dict[str, Any]] = {"mlp": {"hidden": (32, 16)}, "cnn": {"channels": (3, 5), "hidden": (16,)}}
+COMPARE, SWEEP, ROOFLINE = (
+    f"nnpar_lib.trainers.tasks.{name}.measure" for name in ("equality", "sweep_timing", "roofline")
+)
+FAST = {
+    "mlp": {"precision": "bf16"},
+    "cnn": {"precision": "bf16", "memory_format": "channels_last"},
+    "resnet18": {"precision": "bf16", "memory_format": "channels_last"},
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": (32, 16)},
+    "cnn": {"channels": (3, 5), "hidden": (16,)},
+}
 SHARED_BATCH = 512  # of ranks and stages that share a GPU
 Configure = Callable[..., RunConfig]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much is measured: examples a run by device and model, batch sizes, ranks, trials; and on which machine."""
+    """How much is measured: examples a run by device and model, batch sizes, ranks, trials; and on
+    which machine."""
 
     examples: Mapping[str, Mapping[str, int]]
     batch_sizes: tuple[int, ...] = (64, 512, 4096)
@@ -46,13 +57,18 @@ class Sizes:
     num_gpus: int = 1
 
 
-FULL = Sizes(examples={"cuda": {"mlp": 500_000, "cnn": 200_000, "resnet18": 60_000},
-                       "cpu": {"mlp": 60_000, "cnn": 8_000, "resnet18": 3_000}})
+FULL = Sizes(
+    examples={
+        "cuda": {"mlp": 500_000, "cnn": 200_000, "resnet18": 60_000},
+        "cpu": {"mlp": 60_000, "cnn": 8_000, "resnet18": 3_000},
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One experiment: groups of labelled runs, interleaved, or of configs for the function that measures them."""
+    """One experiment: groups of labelled runs, interleaved, or of configs for the function that
+    measures them."""
 
     experiment: str
     num_ranks: int
@@ -62,12 +78,15 @@ class Part:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, append the records to a file, print their tables; return the exit status: 0 where all was measured."""
+    """Measure, append the records to a file, print their tables; return the exit status: 0 where
+    all was measured."""
     import torch
 
     if store.load(arguments.out):
-        raise ValueError(f"{arguments.out} holds the records of an earlier report; move it away, or name another file "
-                         "with --out")
+        raise ValueError(
+            f"{arguments.out} holds the records of an earlier report; move it away, or name another"
+            " file with --out"
+        )
     sizes = dataclasses.replace(FULL, num_cores=num_cores(), num_gpus=torch.cuda.device_count())
     missing = measure(plan("cuda", arguments.dataset, sizes), arguments.out, 60 * arguments.minutes)
     print(gpu.text(store.frame(store.load(arguments.out))))
@@ -78,40 +97,86 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def plan(device: str, dataset: str, sizes: Sizes) -> list[Part]:
-    """Return the parts in the order in which they are measured, the most telling first, for time may run out."""
+    """Return the parts in the order in which they are measured, the most telling first, for time
+    may run out."""
     configure, most = _configurer(device, dataset, sizes), max(sizes.rank_counts)
     parts = [
-        Part(experiment="gpu-same", num_ranks=most, function=COMPARE, groups=(_comparisons(device, sizes),)),
-        Part(experiment="gpu-graph", num_ranks=1, groups=tuple(
-            _eager_and_graph(configure, device, model, size)
-            for model in sizes.models for size in sizes.graph_batch_sizes)),
-        Part(experiment="gpu-sweep", num_ranks=1, function=SWEEP, groups=(_trials(configure, device, sizes),)),
-        Part(experiment="gpu-ranks", num_ranks=most, groups=tuple(
-            _ranks_on_one(configure, model, sizes) for model in sizes.models)),
-        Part(experiment="gpu-pipeline", num_ranks=2, groups=tuple(
-            _stages_on_one(configure, model) for model in sizes.models)),
-        Part(experiment="gpu-cores", num_ranks=max(sizes.num_cores, 1), num_repeats=2, groups=tuple(
-            _against_cores(configure, device, model, size, sizes)
-            for model in sizes.models for size in sizes.batch_sizes)),
-        Part(experiment="gpu-roofline", num_ranks=1, function=ROOFLINE, groups=({
-            f"{model}{suffix}": configure(model, max(sizes.graph_batch_sizes), **precision)
-            for model in sizes.models for suffix, precision in _precisions(model).items()},)),
+        Part(
+            experiment="gpu-same",
+            num_ranks=most,
+            function=COMPARE,
+            groups=(_comparisons(device, sizes),),
+        ),
+        Part(
+            experiment="gpu-graph",
+            num_ranks=1,
+            groups=tuple(
+                _eager_and_graph(configure, device, model, size)
+                for model in sizes.models
+                for size in sizes.graph_batch_sizes
+            ),
+        ),
+        Part(
+            experiment="gpu-sweep",
+            num_ranks=1,
+            function=SWEEP,
+            groups=(_trials(configure, device, sizes),),
+        ),
+        Part(
+            experiment="gpu-ranks",
+            num_ranks=most,
+            groups=tuple(_ranks_on_one(configure, model, sizes) for model in sizes.models),
+        ),
+        Part(
+            experiment="gpu-pipeline",
+            num_ranks=2,
+            groups=tuple(_stages_on_one(configure, model) for model in sizes.models),
+        ),
+        Part(
+            experiment="gpu-cores",
+            num_ranks=max(sizes.num_cores, 1),
+            num_repeats=2,
+            groups=tuple(
+                _against_cores(configure, device, model, size, sizes)
+                for model in sizes.models
+                for size in sizes.batch_sizes
+            ),
+        ),
+        Part(
+            experiment="gpu-roofline",
+            num_ranks=1,
+            function=ROOFLINE,
+            groups=(
+                {
+                    f"{model}{suffix}": configure(model, max(sizes.graph_batch_sizes), **precision)
+                    for model in sizes.models
+                    for suffix, precision in _precisions(model).items()
+                },
+            ),
+        ),
     ]
     return parts + ([_several_gpus(configure, device, sizes)] if sizes.num_gpus > 1 else [])
 
 
 def measure(parts: Sequence[Part], out: Path, seconds: float) -> list[str]:
-    """Measure part after part as long as there is time; return what failed or was left out, a line each."""
+    """Measure part after part as long as there is time; return what failed or was left out, a line
+    each."""
     missing, deadline = [], time.monotonic() + seconds
     for part in parts:
-        print(f"{part.experiment}: {sum(map(len, part.groups))} configurations on {part.num_ranks} ranks", flush=True)
+        print(
+            f"{part.experiment}: {sum(map(len, part.groups))} configurations on {part.num_ranks}"
+            " ranks",
+            flush=True,
+        )
         try:
             num_left = _measure(part, out, deadline)
         except (RankError, EnginesLost, RuntimeError) as error:
             missing.append(f"{part.experiment}, which failed: {str(error).splitlines()[0]}")
             continue
         if num_left:
-            missing.append(f"{num_left} of {len(part.groups)} groups of {part.experiment}, for time was over")
+            missing.append(
+                f"{num_left} of {len(part.groups)} groups of {part.experiment}, for time was over"
+            )
     return missing
 
 
@@ -129,22 +194,36 @@ def _measure(part: Part, out: Path, deadline: float) -> int:
 
 def _measure_group(part: Part, group: Mapping[str, RunConfig], ranks: Engines, out: Path) -> None:
     if not part.function:
-        ranks.run_interleaved(group, num_repeats=part.num_repeats, experiment=part.experiment, results_file=out)
+        ranks.run_interleaved(
+            group, num_repeats=part.num_repeats, experiment=part.experiment, results_file=out
+        )
         return
     for config in group.values():
         preflight.check(config)
-    ranks.call_for_records(part.function, [config.to_dict() for config in group.values()], part.experiment,
-                           results_file=out)
+    ranks.call_for_records(
+        part.function,
+        [config.to_dict() for config in group.values()],
+        part.experiment,
+        results_file=out,
+    )
 
 
 def _configurer(device: str, dataset: str, sizes: Sizes) -> Configure:
-    """Return what makes a short run of a model at a batch size, on this device where no other is given."""
+    """Return what makes a short run of a model at a batch size, on this device where no other is
+    given."""
 
     def configure(model: str, batch_size: int, **changes: Any) -> RunConfig:
         where = changes.get("device", device)
         num_steps = max(2, min(sizes.max_steps, sizes.examples[where][model] // batch_size))
-        common = {"dataset": dataset, "device": where, "lr": 0.01, "num_epochs": 1000, "evaluate_every": 0,
-                  "num_steps": num_steps, "num_warmup_steps": 5 if where == "cuda" else 1}
+        common = {
+            "dataset": dataset,
+            "device": where,
+            "lr": 0.01,
+            "num_epochs": 1000,
+            "evaluate_every": 0,
+            "num_steps": num_steps,
+            "num_warmup_steps": 5 if where == "cuda" else 1,
+        }
         return RunConfig(model=model, global_batch_size=batch_size, **{**common, **changes})
 
     return configure
@@ -159,65 +238,138 @@ def _graph(device: str) -> dict[str, Any]:
 
 
 def _comparisons(device: str, sizes: Sizes) -> dict[str, RunConfig]:
-    """Return runs that are compared with serial eager ones, in float64, uneven parts of a batch among them."""
+    """Return runs that are compared with serial eager ones, in float64, uneven parts of a batch
+    among them."""
     most = max(sizes.rank_counts)
     ways: dict[str, dict[str, Any]] = {
         "serial, graph": {"strategy": "serial", **_graph(device)},
         "ranks": {"strategy": "gradient_averaging", "num_ranks": most},
-        "ranks, graph": {"strategy": "gradient_averaging", "num_ranks": most, "allreduce": "mpi", **_graph(device)},
+        "ranks, graph": {
+            "strategy": "gradient_averaging",
+            "num_ranks": most,
+            "allreduce": "mpi",
+            **_graph(device),
+        },
         "pipeline": {"strategy": "pipeline", "num_ranks": 2},
     }
     common: dict[str, Any] = {
-        "device": device, "dtype": "float64", "global_batch_size": 67, "num_epochs": 2, "num_threads": 1, "lr": 0.05}
-    return {f"{model}, {label}": RunConfig(model=model, **changes, **common, **way)
-            for model, changes in SMALL.items() for label, way in ways.items()}
+        "device": device,
+        "dtype": "float64",
+        "global_batch_size": 67,
+        "num_epochs": 2,
+        "num_threads": 1,
+        "lr": 0.05,
+    }
+    return {
+        f"{model}, {label}": RunConfig(model=model, **changes, **common, **way)
+        for model, changes in SMALL.items()
+        for label, way in ways.items()
+    }
 
 
-def _eager_and_graph(configure: Configure, device: str, model: str, size: int) -> dict[str, RunConfig]:
+def _eager_and_graph(
+    configure: Configure, device: str, model: str, size: int
+) -> dict[str, RunConfig]:
     ways: dict[str, dict[str, Any]] = {"eager": {}, "graph": _graph(device)}
-    return {label + suffix: configure(model, size, num_threads=1, **way, **precision)
-            for suffix, precision in _precisions(model).items() for label, way in ways.items()}
+    return {
+        label + suffix: configure(model, size, num_threads=1, **way, **precision)
+        for suffix, precision in _precisions(model).items()
+        for label, way in ways.items()
+    }
 
 
 def _trials(configure: Configure, device: str, sizes: Sizes) -> dict[str, RunConfig]:
     """Return trials of the mlp whose learning rates and initial weights differ."""
-    return {f"trial {index}": configure("mlp", 64, num_steps=sizes.num_trial_steps, num_threads=1, seed=index,
-                                        lr=0.001 * 1.05**index, **_graph(device)) for index in range(sizes.num_trials)}
+    return {
+        f"trial {index}": configure(
+            "mlp",
+            64,
+            num_steps=sizes.num_trial_steps,
+            num_threads=1,
+            seed=index,
+            lr=0.001 * 1.05**index,
+            **_graph(device),
+        )
+        for index in range(sizes.num_trials)
+    }
 
 
 def _ranks_on_one(configure: Configure, model: str, sizes: Sizes) -> dict[str, RunConfig]:
-    """Return gradient averaging of the same global batch on more and more ranks, by either all-reduce."""
-    return {f"{count} rank{'s' * (count > 1)}" + (f", {kind}" if count > 1 else ""): configure(
-        model, SHARED_BATCH, strategy="gradient_averaging", num_ranks=count, allreduce=kind, num_threads=1)
-        for count in sizes.rank_counts for kind in (("shared", "mpi") if count > 1 else ("shared",))}
+    """Return gradient averaging of the same global batch on more and more ranks, by either
+    all-reduce."""
+    return {
+        f"{count} rank{'s' * (count > 1)}" + (f", {kind}" if count > 1 else ""): configure(
+            model,
+            SHARED_BATCH,
+            strategy="gradient_averaging",
+            num_ranks=count,
+            allreduce=kind,
+            num_threads=1,
+        )
+        for count in sizes.rank_counts
+        for kind in (("shared", "mpi") if count > 1 else ("shared",))
+    }
 
 
 def _stages_on_one(configure: Configure, model: str) -> dict[str, RunConfig]:
-    stages = {f"2 stages, {schedule}": configure(model, SHARED_BATCH, strategy="pipeline", num_ranks=2, num_threads=1,
-                                                 schedule=schedule) for schedule in ("gpipe", "1f1b")}
+    stages = {
+        f"2 stages, {schedule}": configure(
+            model, SHARED_BATCH, strategy="pipeline", num_ranks=2, num_threads=1, schedule=schedule
+        )
+        for schedule in ("gpipe", "1f1b")
+    }
     return {"1 rank": configure(model, SHARED_BATCH, num_threads=1), **stages}
 
 
-def _against_cores(configure: Configure, device: str, model: str, size: int, sizes: Sizes) -> dict[str, RunConfig]:
-    """Return the ways to use all cores, by threads and by ranks, and the GPU, in either precision."""
+def _against_cores(
+    configure: Configure, device: str, model: str, size: int, sizes: Sizes
+) -> dict[str, RunConfig]:
+    """Return the ways to use all cores, by threads and by ranks, and the GPU, in either
+    precision."""
     num_ranks = min(sizes.num_cores, max(1, size // 8))
     ways: dict[str, dict[str, Any]] = {
         "cores, threads": {"device": "cpu", "num_threads": sizes.num_cores},
-        "cores, ranks": {"device": "cpu", "strategy": "gradient_averaging", "num_ranks": num_ranks,
-                         "num_threads": sizes.num_cores // num_ranks},
+        "cores, ranks": {
+            "device": "cpu",
+            "strategy": "gradient_averaging",
+            "num_ranks": num_ranks,
+            "num_threads": sizes.num_cores // num_ranks,
+        },
         "gpu": {**_graph(device), "num_threads": 1},
     }
-    return {label + suffix: configure(model, size, **way, **precision) for label, way in ways.items()
-            for suffix, precision in _precisions(model).items()}
+    return {
+        label + suffix: configure(model, size, **way, **precision)
+        for label, way in ways.items()
+        for suffix, precision in _precisions(model).items()
+    }
 
 
 def _several_gpus(configure: Configure, device: str, sizes: Sizes) -> Part:
-    """Return gradient averaging over GPUs of their own, the same batch for each, by MPI and by torch.distributed."""
+    """Return gradient averaging over GPUs of their own, the same batch for each, by MPI and by
+    torch.distributed."""
     carrier = next(name for name, carried in CARRIED_DEVICE.items() if carried == device)
-    parallel = {"strategy": "gradient_averaging", "num_ranks": sizes.num_gpus, "num_threads": 1, "batch_norm": "local"}
-    ways: dict[str, dict[str, Any]] = {"mpi": {"allreduce": "mpi"}, carrier: {"communicator": carrier},
-                                       f"{carrier}, graph": {"communicator": carrier, **_graph(device)}}
-    return Part(experiment="gpu-several", num_ranks=sizes.num_gpus, groups=tuple(
-        {"1 rank": configure(model, SHARED_BATCH, num_threads=1),
-         **{label: configure(model, SHARED_BATCH * sizes.num_gpus, **parallel, **way) for label, way in ways.items()}}
-        for model in sizes.models))
+    parallel = {
+        "strategy": "gradient_averaging",
+        "num_ranks": sizes.num_gpus,
+        "num_threads": 1,
+        "batch_norm": "local",
+    }
+    ways: dict[str, dict[str, Any]] = {
+        "mpi": {"allreduce": "mpi"},
+        carrier: {"communicator": carrier},
+        f"{carrier}, graph": {"communicator": carrier, **_graph(device)},
+    }
+    return Part(
+        experiment="gpu-several",
+        num_ranks=sizes.num_gpus,
+        groups=tuple(
+            {
+                "1 rank": configure(model, SHARED_BATCH, num_threads=1),
+                **{
+                    label: configure(model, SHARED_BATCH * sizes.num_gpus, **parallel, **way)
+                    for label, way in ways.items()
+                },
+            }
+            for model in sizes.models
+        ),
+    )

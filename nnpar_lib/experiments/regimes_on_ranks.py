@@ -1,4 +1,5 @@
-"""A study's winners on several ranks: steps and seconds to the goals, gradient noise, weights averaged now and then."""
+"""A study's winners on several ranks: steps and seconds to the goals, gradient noise, weights
+averaged now and then."""
 
 from __future__ import annotations
 
@@ -21,16 +22,33 @@ from nnpar_lib.records.provenance import provenance
 
 TRIAL = "nnpar_lib.trainers.tasks.goal_run.run_trial_on_ranks"
 NORMS = "nnpar_lib.trainers.tasks.gradient_noise.gradient_norms"
-SELECTION_SEED, FRESH_SEED = 5_000, 6_000  # of local SGD: those that choose a learning rate, and those that count
+SELECTION_SEED, FRESH_SEED = (
+    5_000,
+    6_000,
+)  # of local SGD: those that choose a learning rate, and those that count
 
 
-def winners(study: StudyConfig, runs: pd.DataFrame, goal_error: float, batch_sizes: Iterable[int], num_seeds: int
-            ) -> list[RunConfig]:
-    """Return the runs of the estimate at these batch sizes, on the first seeds, as they were: serial, one thread."""
+def winners(
+    study: StudyConfig,
+    runs: pd.DataFrame,
+    goal_error: float,
+    batch_sizes: Iterable[int],
+    num_seeds: int,
+) -> list[RunConfig]:
+    """Return the runs of the estimate at these batch sizes, on the first seeds, as they were:
+    serial, one thread."""
     rows = regimes.estimates(runs)
     rows = rows[(rows["goal_error"] == goal_error) & rows["batch_size"].isin(list(batch_sizes))]
-    return [study.run_config(int(row["batch_size"]), float(row["lr"]), row.get("one_minus_momentum"), int(row["seed"]))
-            for _, mine in rows.groupby("batch_size") for _, row in mine.sort_values("seed").head(num_seeds).iterrows()]
+    return [
+        study.run_config(
+            int(row["batch_size"]),
+            float(row["lr"]),
+            row.get("one_minus_momentum"),
+            int(row["seed"]),
+        )
+        for _, mine in rows.groupby("batch_size")
+        for _, row in mine.sort_values("seed").head(num_seeds).iterrows()
+    ]
 
 
 def averaged(config: RunConfig, num_ranks: int, **changes: Any) -> RunConfig:
@@ -39,57 +57,102 @@ def averaged(config: RunConfig, num_ranks: int, **changes: Any) -> RunConfig:
     return config.replace(strategy=strategy, num_ranks=num_ranks, **changes)
 
 
-def count_steps(ranks: Engines, study: StudyConfig, configs: Sequence[RunConfig], *, experiment: str,
-                results_file: str | Path) -> list[TrialRecord]:
-    """Run each config to the study's goals, in turn, and return the records, each in the file as soon as it is there.
+def count_steps(
+    ranks: Engines,
+    study: StudyConfig,
+    configs: Sequence[RunConfig],
+    *,
+    experiment: str,
+    results_file: str | Path,
+) -> list[TrialRecord]:
+    """Run each config to the study's goals, in turn, and return the records, each in the file as
+    soon as it is there.
 
     Runs of one config and several seeds count as repeats, in the order of their seeds.
     """
     display, records = ProgressDisplay(), []
     for number, config in enumerate(configs):
         limits = [study.step_cap(config.global_batch_size)] * len(study.goal_errors)
-        found = ranks.call(TRIAL, config.to_dict(), list(study.goal_errors), limits, progress=lambda *_: None)[0]
-        records.append(TrialRecord(
-            goal_errors=list(study.goal_errors), config=config.to_dict(), provenance=provenance(),
-            experiment=experiment, repeat=config.seed,
-            **{name: found[name] for name in ("steps", "num_steps", "train_seconds", "diverged")}))
+        found = ranks.call(
+            TRIAL, config.to_dict(), list(study.goal_errors), limits, progress=lambda *_: None
+        )[0]
+        records.append(
+            TrialRecord(
+                goal_errors=list(study.goal_errors),
+                config=config.to_dict(),
+                provenance=provenance(),
+                experiment=experiment,
+                repeat=config.seed,
+                **{
+                    name: found[name]
+                    for name in ("steps", "num_steps", "train_seconds", "diverged")
+                },
+            )
+        )
         store.append(results_file, records[-1:])
-        display((number + 1) / len(configs), f"batch size {config.global_batch_size}, {config.num_ranks} ranks")
+        display(
+            (number + 1) / len(configs),
+            f"batch size {config.global_batch_size}, {config.num_ranks} ranks",
+        )
     display.close(f"{len(records)} runs to the goals")
     return records
 
 
-def measure_norms(ranks: Engines, config: RunConfig, num_steps: int, results_file: str | Path) -> NormsRecord:
-    """Train in parallel and return the squared norms of the gradient at each step, before and after the sum."""
+def measure_norms(
+    ranks: Engines, config: RunConfig, num_steps: int, results_file: str | Path
+) -> NormsRecord:
+    """Train in parallel and return the squared norms of the gradient at each step, before and after
+    the sum."""
     norms = ranks.call(NORMS, config.to_dict(), list(range(num_steps)))[0]
-    record = NormsRecord(norms=norms, config=config.to_dict(), provenance=provenance(), experiment="regimes_noise")
+    record = NormsRecord(
+        norms=norms, config=config.to_dict(), provenance=provenance(), experiment="regimes_noise"
+    )
     store.append(results_file, [record])
     return record
 
 
-def local_sgd(ranks: Engines, study: StudyConfig, config: RunConfig, *, intervals: Sequence[int],
-              lr_factors: Sequence[float], num_selection_seeds: int, num_seeds: int, results_file: str | Path
-              ) -> list[TrialRecord]:
-    """Average weights every so many steps instead of gradients at each, and count the steps to the study's goals.
+def local_sgd(
+    ranks: Engines,
+    study: StudyConfig,
+    config: RunConfig,
+    *,
+    intervals: Sequence[int],
+    lr_factors: Sequence[float],
+    num_selection_seeds: int,
+    num_seeds: int,
+    results_file: str | Path,
+) -> list[TrialRecord]:
+    """Average weights every so many steps instead of gradients at each, and count the steps to the
+    study's goals.
 
-    At each interval the learning rate with the least median on some seeds is taken on to fresh ones, whose records are
-    those of experiment "regimes_local_sgd".
+    At each interval the learning rate with the least median on some seeds is taken on to fresh
+    ones, whose records are those of experiment "regimes_local_sgd".
     """
     found = []
     for interval in intervals:
         base = config.replace(strategy="weight_averaging", average_every=interval)
-        tried = [base.replace(lr=config.lr * factor, seed=SELECTION_SEED + k)
-                 for factor in lr_factors for k in range(num_selection_seeds)]
-        chosen = count_steps(ranks, study, tried, experiment="regimes_local_sgd_selection", results_file=results_file)
+        tried = [
+            base.replace(lr=config.lr * factor, seed=SELECTION_SEED + k)
+            for factor in lr_factors
+            for k in range(num_selection_seeds)
+        ]
+        chosen = count_steps(
+            ranks, study, tried, experiment="regimes_local_sgd_selection", results_file=results_file
+        )
         lr = _fastest_lr(chosen)
         fresh = [base.replace(lr=lr, seed=FRESH_SEED + k) for k in range(num_seeds)]
-        found += count_steps(ranks, study, fresh, experiment="regimes_local_sgd", results_file=results_file)
+        found += count_steps(
+            ranks, study, fresh, experiment="regimes_local_sgd", results_file=results_file
+        )
     return found
 
 
 def _fastest_lr(records: Sequence[TrialRecord]) -> float:
     """Return the learning rate whose median run is the first at the hardest goal."""
+
     def median(lr: float) -> float:
-        return statistics.median(record.steps[-1] or math.inf for record in records if record.config["lr"] == lr)
+        return statistics.median(
+            record.steps[-1] or math.inf for record in records if record.config["lr"] == lr
+        )
 
     return min({float(record.config["lr"]) for record in records}, key=median)

@@ -1,4 +1,5 @@
-"""A study of scaling regimes from end to end: the search on engines, its rows in a file, the tables made of them."""
+"""A study of scaling regimes from end to end: the search on engines, its rows in a file, the tables
+made of them."""
 
 from __future__ import annotations
 
@@ -18,9 +19,29 @@ from nnpar_lib.launch.engines import Engines, engines
 from nnpar_lib.launch.search.search import Search
 from nnpar_lib.records.provenance import provenance
 
-SHOWN = ["goal_error", "batch_size", "status", "median_steps", "low", "high", "best_of_n", "slope", "regime"]
-FIT_SHOWN = ["goal_error", "form", "b_crit", "b_crit_low", "b_crit_high", "s_min", "e_min", "rmse", "preferred",
-             "status"]
+SHOWN = [
+    "goal_error",
+    "batch_size",
+    "status",
+    "median_steps",
+    "low",
+    "high",
+    "best_of_n",
+    "slope",
+    "regime",
+]
+FIT_SHOWN = [
+    "goal_error",
+    "form",
+    "b_crit",
+    "b_crit_low",
+    "b_crit_high",
+    "s_min",
+    "e_min",
+    "rmse",
+    "preferred",
+    "status",
+]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,8 +68,12 @@ def write(path: str | Path, study: StudyConfig, rows: pd.DataFrame) -> None:
     """Write what was asked, the tables and every run to one JSON file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    contents = {"study": dataclasses.asdict(study), "provenance": provenance(), "goals": goals(rows),
-                "runs": _records(rows)}
+    contents = {
+        "study": dataclasses.asdict(study),
+        "provenance": provenance(),
+        "goals": goals(rows),
+        "runs": _records(rows),
+    }
     path.write_text(json.dumps(contents, allow_nan=False) + "\n")
 
 
@@ -63,7 +88,9 @@ def load(path: str | Path) -> tuple[StudyConfig, pd.DataFrame]:
         contents = json.loads(Path(path).read_text())
         return StudyConfig(**contents["study"]), pd.DataFrame(contents["runs"])
     except (OSError, KeyError, TypeError, json.JSONDecodeError):
-        raise ValueError(f"{path} holds no study; make one with `python -m nnpar_lib regimes --out {path}`") from None
+        raise ValueError(
+            f"{path} holds no study; make one with `python -m nnpar_lib regimes --out {path}`"
+        ) from None
 
 
 def load_all(folder: str | Path) -> dict[str, tuple[StudyConfig, pd.DataFrame]]:
@@ -74,16 +101,24 @@ def load_all(folder: str | Path) -> dict[str, tuple[StudyConfig, pd.DataFrame]]:
 def goals(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return for each goal its error, a row a batch size and the fits, as plain values."""
     table, fits = regimes.study(rows), regimes.fits(rows)
-    return [{"goal_error": goal, "rows": _records(mine), "fits": _records(fits[fits["goal_error"] == goal])}
-            for goal, mine in table.groupby("goal_error", sort=False)]
+    return [
+        {
+            "goal_error": goal,
+            "rows": _records(mine),
+            "fits": _records(fits[fits["goal_error"] == goal]),
+        }
+        for goal, mine in table.groupby("goal_error", sort=False)
+    ]
 
 
 def text(rows: pd.DataFrame) -> str:
     """Return the tables for a terminal."""
     table, fits = regimes.study(rows), regimes.fits(rows)
     form = "{:.4g}".format
-    return "\n\n".join(frame[[name for name in names if name in frame]].to_string(index=False, float_format=form)
-                       for frame, names in ((table, SHOWN), (fits, FIT_SHOWN)))
+    return "\n\n".join(
+        frame[[name for name in names if name in frame]].to_string(index=False, float_format=form)
+        for frame, names in ((table, SHOWN), (fits, FIT_SHOWN))
+    )
 
 
 def _rows(search: Search, num_ranks: int) -> pd.DataFrame:
@@ -96,5 +131,10 @@ def _rows(search: Search, num_ranks: int) -> pd.DataFrame:
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows without what is missing or infinite, for which JSON has no word."""
-    return [{str(key): None if isinstance(value, float) and not math.isfinite(value) else value
-             for key, value in row.items()} for row in frame.to_dict("records")]
+    return [
+        {
+            str(key): None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row.items()
+        }
+        for row in frame.to_dict("records")
+    ]

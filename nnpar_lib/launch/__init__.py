@@ -1,1 +1,2 @@
-"""The kernel side: starts ranks, hands configs in and takes records out; it never initialises MPI."""
+"""The kernel side: starts ranks, hands configs in and takes records out; it never initialises
+MPI."""

@@ -1,4 +1,5 @@
-"""One call of a function on all ranks: its output while it runs, then its results, or the rank that failed first."""
+"""One call of a function on all ranks: its output while it runs, then its results, or the rank that
+failed first."""
 
 from __future__ import annotations
 
@@ -21,9 +22,12 @@ ANSI_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class RankError(RuntimeError):
-    """A rank raised an exception: its `rank`, the exception's type name `ename`, its text `evalue` and `traceback`."""
+    """A rank raised an exception: its `rank`, the exception's type name `ename`, its text `evalue`
+    and `traceback`."""
 
-    def __init__(self, rank: int, ename: str, evalue: str, traceback: str, *, remark: str = "") -> None:
+    def __init__(
+        self, rank: int, ename: str, evalue: str, traceback: str, *, remark: str = ""
+    ) -> None:
         super().__init__(f"rank {rank} raised {ename}: {evalue}{remark}\n{traceback}")
         self.rank = rank
         self.ename = ename
@@ -50,7 +54,8 @@ class PendingCall:
         return [part.get()[0] for part in self._parts]
 
     def wait(self, check_alive: Callable[[], None]) -> None:
-        """Return when all ranks have; raise a RankError or EnginesLost soon after one of them cannot."""
+        """Return when all ranks have; raise a RankError or EnginesLost soon after one of them
+        cannot."""
         try:
             while concurrent.futures.wait(self._parts, POLL_SECONDS).not_done:
                 self._read_output()
@@ -68,14 +73,23 @@ class PendingCall:
         if failed and self._first_error_seen is None:
             self._first_error_seen = now
         if self._first_error_seen is not None and now - self._first_error_seen > GRACE_SECONDS:
-            raise self._error(failed, "\n(the other ranks were waiting for it; all engines were stopped)")
+            raise self._error(
+                failed, "\n(the other ranks were waiting for it; all engines were stopped)"
+            )
 
     def _failed_ranks(self) -> list[int]:
-        return [rank for rank, part in enumerate(self._parts) if part.done() and _failure(part) is not None]
+        return [
+            rank
+            for rank, part in enumerate(self._parts)
+            if part.done() and _failure(part) is not None
+        ]
 
     def _error(self, failed: Sequence[int], remark: str = "") -> RankError:
-        """Make the exception of the rank that failed first: the others' errors may be its consequence."""
-        failures = {rank: found for rank in failed if (found := _failure(self._parts[rank])) is not None}
+        """Make the exception of the rank that failed first: the others' errors may be its
+        consequence."""
+        failures = {
+            rank: found for rank in failed if (found := _failure(self._parts[rank])) is not None
+        }
         first = min(failures, key=lambda rank: failures[rank].seconds)
         others = [str(rank) for rank in failed if rank != first]
         if others:
@@ -95,8 +109,11 @@ class PendingCall:
         self._read_output(last=True)
 
 
-def call_by_name(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...] | None]:
-    """Run on an engine: call the function and return its result, or else when it raised what, as text."""
+def call_by_name(
+    name: str, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Any, tuple[Any, ...] | None]:
+    """Run on an engine: call the function and return its result, or else when it raised what, as
+    text."""
     import importlib
     import time
     import traceback
@@ -106,7 +123,9 @@ def call_by_name(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tupl
         return getattr(importlib.import_module(module), function)(*args, **kwargs), None
     except BaseException as error:
         own_frame = error.__traceback__  # says nothing about the function
-        text = "".join(traceback.format_exception(error.with_traceback(own_frame and own_frame.tb_next)))
+        text = "".join(
+            traceback.format_exception(error.with_traceback(own_frame and own_frame.tb_next))
+        )
         return None, (time.time(), type(error).__name__, str(error), text)
 
 
@@ -145,7 +164,9 @@ class _Failure:
 
 def _failure(part: Any) -> _Failure | None:
     """Return what a rank raised whose call is over, None where it returned."""
-    if not part.successful():  # ipyparallel itself failed there, such as on a result that cannot be pickled
+    if (
+        not part.successful()
+    ):  # ipyparallel itself failed there, such as on a result that cannot be pickled
         error = part.exception()
         return _Failure(time.time(), error.ename, error.evalue, ANSI_CODES.sub("", error.traceback))
     raised = part.get()[1]

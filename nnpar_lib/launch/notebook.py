@@ -1,4 +1,5 @@
-"""What every notebook checks before it starts anything, its parameters; and controls for its reader."""
+"""What every notebook checks before it starts anything, its parameters; and controls for its
+reader."""
 
 from __future__ import annotations
 
@@ -18,14 +19,16 @@ T = TypeVar("T")
 def check_parameters(cells: Sequence[str]) -> None:
     """Refuse parameters that the notebook does not have, of which papermill only warns.
 
-    `cells` are the sources of the cells executed so far (IPython's `In`). Raises a one-line ValueError that names the
-    parameter and the nearest one that exists.
+    `cells` are the sources of the cells executed so far (IPython's `In`). Raises a one-line
+    ValueError that names the parameter and the nearest one that exists.
     """
     declared = _assigned(cells, DECLARED)
     for name in sorted(_assigned(cells, INJECTED) - declared):
         near = difflib.get_close_matches(name, declared, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown parameter {name!r}; {hint}this notebook has {', '.join(sorted(declared))}")
+        raise ValueError(
+            f"unknown parameter {name!r}; {hint}this notebook has {', '.join(sorted(declared))}"
+        )
 
 
 def choose(preset: str, *, quick: T, full: T) -> T:
@@ -36,7 +39,8 @@ def choose(preset: str, *, quick: T, full: T) -> T:
 
 
 def choose_device(device: str) -> str:
-    """Return the device that a parameter stands for: `auto` is a GPU where torch sees one, else the CPU."""
+    """Return the device that a parameter stands for: `auto` is a GPU where torch sees one, else the
+    CPU."""
     if device != "auto":
         return device
     import torch
@@ -45,20 +49,34 @@ def choose_device(device: str) -> str:
 
 
 def explore(show: Callable[..., object], **choices: Sequence[Any]) -> None:
-    """Let a reader in JupyterLab choose the arguments of `show` with sliders; elsewhere call it with the middle."""
-    if "JPY_SESSION_NAME" not in os.environ:  # Jupyter's server names the session of each kernel that it starts
+    """Let a reader in JupyterLab choose the arguments of `show` with sliders; elsewhere call it
+    with the middle."""
+    if (
+        "JPY_SESSION_NAME" not in os.environ
+    ):  # Jupyter's server names the session of each kernel that it starts
         show(**{name: values[len(values) // 2] for name, values in choices.items()})
         return
     import ipywidgets
 
-    sliders = {name: ipywidgets.SelectionSlider(options=values, value=values[len(values) // 2], description=name,
-                                                continuous_update=False, style={"description_width": "initial"})
-               for name, values in choices.items()}
+    sliders = {
+        name: ipywidgets.SelectionSlider(
+            options=values,
+            value=values[len(values) // 2],
+            description=name,
+            continuous_update=False,
+            style={"description_width": "initial"},
+        )
+        for name, values in choices.items()
+    }
     ipywidgets.interact(show, **sliders)
 
 
 def _assigned(cells: Sequence[str], beginning: str) -> set[str]:
     """Return the names that cells with this beginning assign."""
     trees = [ast.parse(cell) for cell in cells if cell.startswith(beginning)]
-    return {node.id for tree in trees for node in ast.walk(tree)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return {
+        node.id
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }

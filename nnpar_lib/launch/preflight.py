@@ -1,4 +1,5 @@
-"""What a config cannot know of itself and still can be refused before an engine is started: data files, the GPU."""
+"""What a config cannot know of itself and still can be refused before an engine is started: data
+files, the GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from nnpar_lib.records import checkpoint_file
 
 
 def check(config: RunConfig) -> None:
-    """Raise a ValueError of one line, with the remedy in it, where this machine cannot run the config.
+    """Raise a ValueError of one line, with the remedy in it, where this machine cannot run the
+    config.
 
     A data set that is missing is downloaded here, once, and not by every rank.
     """
@@ -22,29 +24,37 @@ def check(config: RunConfig) -> None:
         _check_gpu()
         _check_gpus_of_ranks(config)
     elif config.cuda_graph:
-        raise ValueError("cuda_graph records the work of a GPU, and device='cpu' has none; leave cuda_graph out, or "
-                         "use device='cuda'")
+        raise ValueError(
+            "cuda_graph records the work of a GPU, and device='cpu' has none; leave cuda_graph out,"
+            " or use device='cuda'"
+        )
     files.ensure(config.dataset)
 
 
 def check_repeats(configs: Sequence[RunConfig], num_repeats: int) -> None:
-    """Raise a ValueError for no repeats, and where runs of one call would go on from each other's checkpoints."""
+    """Raise a ValueError for no repeats, and where runs of one call would go on from each other's
+    checkpoints."""
     if num_repeats < 1:
         raise ValueError(f"num_repeats={num_repeats} is too small; it must be at least 1")
     paths = [config.checkpoint for config in configs if config.checkpoint is not None]
     if paths and (num_repeats > 1 or len(set(paths)) < len(paths)):
-        raise ValueError(f"checkpoint={paths[0]!r} is for one run: the next would go on where it ended; take "
-                         "num_repeats=1, and a file for each run")
+        raise ValueError(
+            f"checkpoint={paths[0]!r} is for one run: the next would go on where it ended; take "
+            "num_repeats=1, and a file for each run"
+        )
 
 
 def check_writable(path: Path) -> None:
-    """Raise a ValueError where records could not be appended to this file; it is made if it is not there."""
+    """Raise a ValueError where records could not be appended to this file; it is made if it is not
+    there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
     except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror}); name a file, in a folder that you may write "
-                         "to, such as results/runs.jsonl") from None
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}); name a file, in a folder that you may"
+            " write to, such as results/runs.jsonl"
+        ) from None
 
 
 def _check_checkpoint(path: Path, config: RunConfig) -> None:
@@ -61,23 +71,32 @@ def _check_gpu() -> None:
 
     if not torch.cuda.is_available():
         build = "is built for the CPU only" if torch.version.cuda is None else "finds none"
-        raise ValueError(f"device='cuda' needs a GPU, but torch {torch.__version__} {build}; use device='cpu', or a "
-                         "machine with an NVIDIA GPU and a CUDA build of torch")
+        raise ValueError(
+            f"device='cuda' needs a GPU, but torch {torch.__version__} {build}; use device='cpu',"
+            " or a machine with an NVIDIA GPU and a CUDA build of torch"
+        )
 
 
 def _check_gpus_of_ranks(config: RunConfig) -> None:
     """Refuse what needs a GPU for each rank where the ranks of a node would have to share some.
 
-    Ranks that run already know better which GPUs each of them was given; `trainers.placement` asks them.
+    Ranks that run already know better which GPUs each of them was given; `trainers.placement` asks
+    them.
     """
     import torch
 
     if not offers.needs_own_gpus(config):
         return
     if not torch.distributed.is_nccl_available():
-        raise ValueError(f"torch {torch.__version__} is built without nccl; use gradient_averaging with "
-                         "communicator='mpi'")
+        raise ValueError(
+            f"torch {torch.__version__} is built without nccl; use gradient_averaging with "
+            "communicator='mpi'"
+        )
     num_ranks = -(-config.num_ranks // environment.num_nodes())
-    problem = "" if environment.is_rank() else offers.shared_gpus(config, num_ranks, torch.cuda.device_count())
+    problem = (
+        ""
+        if environment.is_rank()
+        else offers.shared_gpus(config, num_ranks, torch.cuda.device_count())
+    )
     if problem:
         raise ValueError(problem)

@@ -21,7 +21,8 @@ KeepRecord = Callable[[dict[str, Any]], None]
 
 
 class RankOutput:
-    """Tells apart the lines that ranks print: progress and records go to their takers, the rest is echoed by rank."""
+    """Tells apart the lines that ranks print: progress and records go to their takers, the rest is
+    echoed by rank."""
 
     def __init__(self, *, on_progress: Progress, on_record: KeepRecord) -> None:
         self._on_progress = on_progress
@@ -29,7 +30,8 @@ class RankOutput:
         self._num_read: dict[tuple[int, str], int] = {}
 
     def read(self, rank: int, stream: str, text: str, *, last: bool = False) -> None:
-        """Take what is new in all that a rank has printed so far to a stream ("stdout" or "stderr").
+        """Take what is new in all that a rank has printed so far to a stream ("stdout" or
+        "stderr").
 
         A line is taken when its end has arrived, or as it is at the `last` reading.
         """
@@ -41,7 +43,9 @@ class RankOutput:
         shown = None
         for line in text[start:end].splitlines():
             progress = _parse(line, PROGRESS_PREFIX)
-            shown = progress or shown  # of several that came at once only the latest is worth showing
+            shown = (
+                progress or shown
+            )  # of several that came at once only the latest is worth showing
             if progress is None:
                 self._take(rank, stream, line)
         if shown is not None:
@@ -52,11 +56,16 @@ class RankOutput:
         if record is not None:
             self._on_record(record)
         else:
-            print(f"[{rank}] {line}", file=sys.stderr if stream == "stderr" else sys.stdout, flush=True)
+            print(
+                f"[{rank}] {line}",
+                file=sys.stderr if stream == "stderr" else sys.stdout,
+                flush=True,
+            )
 
 
 def _parse(line: str, prefix: str) -> dict[str, Any] | None:
-    """Return the values of a line with this prefix; None for any other line, and for one that a dying rank cut off."""
+    """Return the values of a line with this prefix; None for any other line, and for one that a
+    dying rank cut off."""
     if not line.startswith(prefix):
         return None
     try:
@@ -67,17 +76,24 @@ def _parse(line: str, prefix: str) -> dict[str, Any] | None:
 
 
 class ProgressDisplay:
-    """A progress bar that becomes one line of text at the end, so that a saved notebook still says what was done.
+    """A progress bar that becomes one line of text at the end, so that a saved notebook still says
+    what was done.
 
-    In a notebook it is a display that is updated in place, in a terminal a line that is rewritten, and in a log a
-    line a minute.
+    In a notebook it is a display that is updated in place, in a terminal a line that is rewritten,
+    and in a log a line a minute.
     """
 
     def __init__(self) -> None:
         self._start = time.monotonic()
         self._last_shown = -LOG_SECONDS
         self._handle = _notebook_display()
-        self._interval = NOTEBOOK_SECONDS if self._handle else TERMINAL_SECONDS if _is_terminal() else LOG_SECONDS
+        self._interval = (
+            NOTEBOOK_SECONDS
+            if self._handle
+            else TERMINAL_SECONDS
+            if _is_terminal()
+            else LOG_SECONDS
+        )
         self._is_shown = False
 
     def __call__(self, fraction: float, text: str) -> None:
@@ -87,7 +103,11 @@ class ProgressDisplay:
             return
         self._last_shown = now
         line = f"{100 * fraction:3.0f} % {text}"
-        self._write(line, f"<progress max='1' value='{fraction:.3f}'></progress> <code>{html.escape(line)}</code>")
+        self._write(
+            line,
+            f"<progress max='1' value='{fraction:.3f}'></progress>"
+            f" <code>{html.escape(line)}</code>",
+        )
 
     def close(self, summary: str) -> None:
         """Leave the summary and the seconds it took, where there was anything to show."""

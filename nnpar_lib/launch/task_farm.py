@@ -24,13 +24,21 @@ class Workers(Protocol):
         """Raise where an engine is gone."""
 
 
-def run(workers: Workers, name: str, next_task: Callable[[], Task | None], arguments: Callable[[Task], Sequence[Any]],
-        on_result: Callable[[Task, Any], None], meanwhile: Callable[[], None]) -> None:
-    """Call a function on each rank that is free with the next task's arguments, until no task is left and none runs.
+def run(
+    workers: Workers,
+    name: str,
+    next_task: Callable[[], Task | None],
+    arguments: Callable[[Task], Sequence[Any]],
+    on_result: Callable[[Task, Any], None],
+    meanwhile: Callable[[], None],
+) -> None:
+    """Call a function on each rank that is free with the next task's arguments, until no task is
+    left and none runs.
 
-    `next_task` may return None while tasks run on whose results others depend; it is asked again after each result.
-    `meanwhile` is called when all ranks that can be are at work: what takes time belongs there, not in `on_result`.
-    Raises a RankError where a task raises, and EnginesLost where an engine dies.
+    `next_task` may return None while tasks run on whose results others depend; it is asked again
+    after each result. `meanwhile` is called when all ranks that can be are at work: what takes time
+    belongs there, not in `on_result`. Raises a RankError where a task raises, and EnginesLost where
+    an engine dies.
     """
     busy: dict[int, tuple[Task, PendingCall, Any]] = {}
     while True:

@@ -1,4 +1,5 @@
-"""A checkpoint as a file: named tensors behind a header in JSON (safetensors), written whole or not at all.
+"""A checkpoint as a file: named tensors behind a header in JSON (safetensors), written whole or not
+at all.
 
 Nothing in it is ever executed or unpickled.
 """
@@ -30,8 +31,8 @@ FIXED_BY_MODEL = {"cnn": ("channels", "kernel_size"), "resnet18": ("stem", "widt
 class Header:
     """What a checkpoint says of itself.
 
-    `config` is the run that wrote it and `progress` how far it was; `numbers` and `counters` hold each rank's own of a
-    `State`; `sha256` is that of all tensors.
+    `config` is the run that wrote it and `progress` how far it was; `numbers` and `counters` hold
+    each rank's own of a `State`; `sha256` is that of all tensors.
     """
 
     config: dict[str, Any]
@@ -43,7 +44,8 @@ class Header:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
-    """Put a checkpoint in the place of an earlier one: a crash at any moment leaves one of the two, whole.
+    """Put a checkpoint in the place of an earlier one: a crash at any moment leaves one of the two,
+    whole.
 
     Raises an OSError where there is no room for it; the earlier one is still there then.
     """
@@ -72,19 +74,24 @@ def read_header(path: Path) -> Header:
         raise ValueError(f"{path} is no checkpoint of nnpar; name another file")
     values = json.loads(text)
     if values.get("format") != FORMAT:
-        raise ValueError(f"{path} has the format {values.get('format')} of checkpoints, and this version reads {FORMAT}"
-                         "; name another file")
+        raise ValueError(
+            f"{path} has the format {values.get('format')} of checkpoints, and this version reads"
+            f" {FORMAT}; name another file"
+        )
     return Header(**values)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return all tensors by name; raise a ValueError where their bytes are not those that were written."""
+    """Return all tensors by name; raise a ValueError where their bytes are not those that were
+    written."""
     header = read_header(path)
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     if _digest(tensors) != header.sha256:
-        raise ValueError(f"{path} is damaged: its numbers are not those that were written; delete it to start anew, or "
-                         "name another file")
+        raise ValueError(
+            f"{path} is damaged: its numbers are not those that were written; delete it to start"
+            " anew, or name another file"
+        )
     return tensors
 
 
@@ -99,12 +106,16 @@ def check(path: Path, config: RunConfig) -> Header | None:
     written = RunConfig.from_parameters(header.config)
     for name in (*FIXED, *FIXED_BY_MODEL.get(config.model, ())):
         if getattr(written, name) != getattr(config, name):
-            raise ValueError(f"{path} is a checkpoint of a run with {name}={getattr(written, name)!r}, and this one "
-                             f"has {getattr(config, name)!r}; name another file, or delete it to start anew")
+            raise ValueError(
+                f"{path} is a checkpoint of a run with {name}={getattr(written, name)!r}, and this"
+                f" one has {getattr(config, name)!r}; name another file, or delete it to start anew"
+            )
     num_steps = header.progress["num_steps"]
     if num_steps > config.total_steps:
-        raise ValueError(f"{path} is from step {num_steps}, beyond the {config.total_steps} steps of this run; ask for "
-                         "more epochs or steps, or name another file")
+        raise ValueError(
+            f"{path} is from step {num_steps}, beyond the {config.total_steps} steps of this run;"
+            " ask for more epochs or steps, or name another file"
+        )
     return header
 
 
@@ -116,8 +127,10 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{path} is no whole checkpoint ({error}); delete it to start anew, or name another file"
-                         ) from None
+        raise ValueError(
+            f"{path} is no whole checkpoint ({error}); delete it to start anew, or name another"
+            " file"
+        ) from None
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

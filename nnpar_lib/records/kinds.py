@@ -1,4 +1,5 @@
-"""The kinds of records beside those of runs: messages, profiles, rooflines, trials, sweeps, comparisons, norms."""
+"""The kinds of records beside those of runs: messages, profiles, rooflines, trials, sweeps,
+comparisons, norms."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class MessageRecord:
-    """Seconds of one message of `num_bytes` between two ranks: half a round trip, every repeat's mean."""
+    """Seconds of one message of `num_bytes` between two ranks: half a round trip, every repeat's
+    mean."""
 
     num_bytes: int
     seconds: list[float]
@@ -23,11 +25,13 @@ class MessageRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileRecord:
-    """What each block of a model costs with `batch_size` examples a rank, while `num_ranks` ranks compute at once.
+    """What each block of a model costs with `batch_size` examples a rank, while `num_ranks` ranks
+    compute at once.
 
-    Seconds are medians over steps and means over ranks: of each block's forward and backward pass, of loading a batch,
-    of the update and of clearing the gradient. `num_output_elements` and `num_layer_elements`, before activation and
-    pooling, are those of one example; `splits` says how tensor parallelism cuts each block.
+    Seconds are medians over steps and means over ranks: of each block's forward and backward pass,
+    of loading a batch, of the update and of clearing the gradient. `num_output_elements` and
+    `num_layer_elements`, before activation and pooling, are those of one example; `splits` says how
+    tensor parallelism cuts each block.
     """
 
     model: str
@@ -53,10 +57,12 @@ class ProfileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RooflineRecord:
-    """What each block of a model needs for a step of `batch_size` examples and how long it takes, beside two ceilings.
+    """What each block of a model needs for a step of `batch_size` examples and how long it takes,
+    beside two ceilings.
 
-    `blocks` are dicts as `trainers.summary` makes them, with the `seconds` of both passes. The ceilings are the rate of
-    a large matrix product and that of a large copy, which reads and writes, in the same process.
+    `blocks` are dicts as `trainers.summary` makes them, with the `seconds` of both passes. The
+    ceilings are the rate of a large matrix product and that of a large copy, which reads and
+    writes, in the same process.
     """
 
     model: str
@@ -77,7 +83,8 @@ class RooflineRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One run to goals: the `steps` to each of `goal_errors`, None where it was not reached, and seconds of training.
+    """One run to goals: the `steps` to each of `goal_errors`, None where it was not reached, and
+    seconds of training.
 
     `train_seconds` are those of all `num_steps`, the checks of the validation error excluded.
     """
@@ -97,7 +104,8 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class NormsRecord:
-    """Squared norms of gradients at steps of a run, before and after the sum over ranks; see `trainers.noise`."""
+    """Squared norms of gradients at steps of a run, before and after the sum over ranks; see
+    `trainers.noise`."""
 
     norms: list[dict[str, Any]]
     config: dict[str, Any]
@@ -109,7 +117,8 @@ class NormsRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonRecord:
-    """How far a parallel run ends from a serial one on the same device; see `trainers.transparency`."""
+    """How far a parallel run ends from a serial one on the same device; see
+    `trainers.transparency`."""
 
     differences: dict[str, float]
     config: dict[str, Any]
@@ -122,10 +131,11 @@ class ComparisonRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRecord:
-    """Seconds of a whole sweep of trials, from building the models to the last loss, in the way that `label` names.
+    """Seconds of a whole sweep of trials, from building the models to the last loss, in the way
+    that `label` names.
 
-    `config` is the first trial's; the others differ in learning rate and seed. `final_losses` has each trial's mean
-    loss of its last batch.
+    `config` is the first trial's; the others differ in learning rate and seed. `final_losses` has
+    each trial's mean loss of its last batch.
     """
 
     label: str

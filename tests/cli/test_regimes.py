@@ -13,13 +13,38 @@ import pytest
 
 from tests.conftest import ROOT, run_python
 
-STUDY = ("--dataset", "digits", "--goal-errors", "0.5,0.35,0.001", "--batch-sizes", "64,128", "--num-trials", "4",
-         "--num-finalists", "2", "--num-finalist-seeds", "2", "--num-seeds", "3", "--max-steps", "40")
+STUDY = (
+    "--dataset",
+    "digits",
+    "--goal-errors",
+    "0.5,0.35,0.001",
+    "--batch-sizes",
+    "64,128",
+    "--num-trials",
+    "4",
+    "--num-finalists",
+    "2",
+    "--num-finalist-seeds",
+    "2",
+    "--num-seeds",
+    "3",
+    "--max-steps",
+    "40",
+)
 
 
 def command(folder, name, *more):
-    return ("-m", "nnpar_lib", "regimes", *STUDY, "--storage", folder / f"{name}.db", "--out", folder / f"{name}.json",
-            *more)
+    return (
+        "-m",
+        "nnpar_lib",
+        "regimes",
+        *STUDY,
+        "--storage",
+        folder / f"{name}.db",
+        "--out",
+        folder / f"{name}.json",
+        *more,
+    )
 
 
 def num_stored(path):
@@ -49,10 +74,15 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """Kill a study with -9 when it has stored some runs, and start it again; return its folder and what it had."""
+    """Kill a study with -9 when it has stored some runs, and start it again; return its folder and
+    what it had."""
     folder = tmp_path_factory.mktemp("killed")
-    with subprocess.Popen([sys.executable, *map(str, command(folder, "killed"))], cwd=ROOT, stderr=subprocess.DEVNULL,
-                          stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, *map(str, command(folder, "killed"))],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as process:
         deadline = time.monotonic() + 100
         while num_stored(folder / "killed.db") < 5 and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -67,7 +97,9 @@ def test_a_study_that_was_killed_ends_with_the_table_of_an_undisturbed_one(undis
     folder, num_before = killed
     assert 5 <= num_before < num_stored(folder / "killed.db")
     assert what_is_found(folder / "killed.json") == what_is_found(undisturbed[0] / "whole.json")
-    assert num_stored(folder / "killed.db") == num_stored(undisturbed[0] / "whole.db")  # nothing lost or done twice
+    assert num_stored(folder / "killed.db") == num_stored(
+        undisturbed[0] / "whole.db"
+    )  # nothing lost or done twice
 
 
 def test_each_goal_has_a_row_a_batch_size_and_what_was_not_reached_is_said_to_be_so(undisturbed):
@@ -78,7 +110,9 @@ def test_each_goal_has_a_row_a_batch_size_and_what_was_not_reached_is_said_to_be
         assert [row["batch_size"] for row in goal["rows"]] == [64, 128]
         expected = "not reached" if goal["goal_error"] == 0.001 else "reached"
         assert {row["status"] for row in goal["rows"]} == {expected}
-        assert {fit["status"] for fit in goal["fits"]} == {"undetermined"}  # two batch sizes tell nothing
+        assert {fit["status"] for fit in goal["fits"]} == {
+            "undetermined"
+        }  # two batch sizes tell nothing
     assert goals[0]["rows"][0]["num_runs"] == 3 and goals[0]["rows"][0]["best_of_n"] > 0
     assert "not reached" in printed and "undetermined" in printed
 
@@ -98,7 +132,9 @@ def test_the_storage_of_another_study_is_refused(undisturbed):
 
 
 def test_a_file_that_is_no_storage_is_refused(tmp_path):
-    (tmp_path / "text.db").write_text("no database at all, and long enough to be taken for one" * 100)
+    (tmp_path / "text.db").write_text(
+        "no database at all, and long enough to be taken for one" * 100
+    )
     refused(run_python(*command(tmp_path, "text")), "text.db is not a storage")
 
 
@@ -107,15 +143,18 @@ def test_an_optuna_study_of_something_else_is_refused(tmp_path):
     refused(run_python(*command(tmp_path, "other")), "'cooking'", "another file")
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    (("--batch-sizes", "16384"), ("16384", "11000")),
-    (("--batch-sizes", ""), ("empty", "4:8192")),
-    (("--batch-sizes", "8:4"), ("8", "4", "4:8192")),
-    (("--goal-errors", "five"), ("five", "0.1")),
-    (("--goal-errors", "0.05,0.1"), ("do not fall",)),
-    (("--goal-erors", "0.1"), ("--goal-erors", "--goal-errors")),
-    (("--optimizer", "sdg"), ("sdg", "sgd")),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--batch-sizes", "16384"), ("16384", "11000")),
+        (("--batch-sizes", ""), ("empty", "4:8192")),
+        (("--batch-sizes", "8:4"), ("8", "4", "4:8192")),
+        (("--goal-errors", "five"), ("five", "0.1")),
+        (("--goal-errors", "0.05,0.1"), ("do not fall",)),
+        (("--goal-erors", "0.1"), ("--goal-erors", "--goal-errors")),
+        (("--optimizer", "sdg"), ("sdg", "sgd")),
+    ],
+)
 def test_a_wrong_option_is_one_line_that_names_the_remedy(tmp_path, options, words):
     refused(run_python(*command(tmp_path, "wrong", *options)), *words)
     assert not (tmp_path / "wrong.db").exists()

@@ -1,4 +1,5 @@
-"""`python -m nnpar_lib` as people call it: alone, with ranks of its own, under mpiexec, and with mistakes."""
+"""`python -m nnpar_lib` as people call it: alone, with ranks of its own, under mpiexec, and with
+mistakes."""
 
 import json
 import os
@@ -9,9 +10,25 @@ import pytest
 from tests.conftest import mnist_files, run_mpi, run_python
 
 QUICK = ("-m", "nnpar_lib", "run", "--num-steps", 12, "--num-threads", 1, "--global-batch-size", 65)
-FIELDS = {"strategy", "model", "dataset", "num_ranks", "threads_per_rank", "global_batch_size", "optimizer",
-          "num_steps", "train_seconds", "samples_per_second", "compute_seconds", "communicate_seconds",
-          "final_test_accuracy", "final_train_loss", "weights_sha256", "num_parameters", "provenance"}
+FIELDS = {
+    "strategy",
+    "model",
+    "dataset",
+    "num_ranks",
+    "threads_per_rank",
+    "global_batch_size",
+    "optimizer",
+    "num_steps",
+    "train_seconds",
+    "samples_per_second",
+    "compute_seconds",
+    "communicate_seconds",
+    "final_test_accuracy",
+    "final_train_loss",
+    "weights_sha256",
+    "num_parameters",
+    "provenance",
+}
 
 
 def recorded(path):
@@ -41,8 +58,19 @@ def test_ranks_of_its_own_and_ranks_that_it_finds_train_alike(tmp_path):
 
 
 def test_a_pipeline_leaves_a_trace_of_every_rank_and_micro_batch(tmp_path):
-    process = run_python(*QUICK, "--strategy", "pipeline", "--num-ranks", 2, "--num-microbatches", 3, "--trace",
-                         tmp_path / "trace.json", "--out", tmp_path / "runs.jsonl")
+    process = run_python(
+        *QUICK,
+        "--strategy",
+        "pipeline",
+        "--num-ranks",
+        2,
+        "--num-microbatches",
+        3,
+        "--trace",
+        tmp_path / "trace.json",
+        "--out",
+        tmp_path / "runs.jsonl",
+    )
     assert process.returncode == 0, process.stderr
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     passes = [event for event in events if event.get("cat") in ("forward", "backward")]
@@ -59,18 +87,26 @@ def test_a_run_that_is_recorded_already_is_skipped(tmp_path):
     assert len(recorded(tmp_path / "runs.jsonl")) == 1
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    (("--model", "mpl"), ("mpl", "mlp")),
-    (("--num-ranks", 0), ("num_ranks=0", "at least 1")),
-    (("--strategy", "gradient_averaging", "--num-ranks", 3, "--global-batch-size", 2),
-     ("global_batch_size=2", "fewer")),
-    (("--lr", -1), ("lr=-1", "0.1")),
-    (("--lr", "fast"), ("fast",)),
-    (("--stratgy", "serial"), ("--stratgy", "--strategy")),
-    (("--device", "cuda"), ("cuda", "cpu")),
-    (("--cuda-graph",), ("cuda_graph", "device='cuda'")),
-    (("--strategy", "gradient_averaging", "--communicator", "nccl"), ("communicator='nccl'", "communicator='mpi'")),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "mpl"), ("mpl", "mlp")),
+        (("--num-ranks", 0), ("num_ranks=0", "at least 1")),
+        (
+            ("--strategy", "gradient_averaging", "--num-ranks", 3, "--global-batch-size", 2),
+            ("global_batch_size=2", "fewer"),
+        ),
+        (("--lr", -1), ("lr=-1", "0.1")),
+        (("--lr", "fast"), ("fast",)),
+        (("--stratgy", "serial"), ("--stratgy", "--strategy")),
+        (("--device", "cuda"), ("cuda", "cpu")),
+        (("--cuda-graph",), ("cuda_graph", "device='cuda'")),
+        (
+            ("--strategy", "gradient_averaging", "--communicator", "nccl"),
+            ("communicator='nccl'", "communicator='mpi'"),
+        ),
+    ],
+)
 def test_a_wrong_option_is_one_line_that_names_the_remedy(options, words):
     if "cuda" in options and shutil.which("nvidia-smi"):
         pytest.skip("there is a GPU")
@@ -90,8 +126,17 @@ def test_the_measurements_of_a_gpu_end_in_one_line_where_there_is_none(tmp_path)
 
 
 def test_data_that_is_missing_is_one_line_that_names_folder_and_remedy(tmp_path):
-    process = run_python("-m", "nnpar_lib", "run", "--dataset", "fashion_mnist", NNPAR_DATA=str(tmp_path),
-                         https_proxy="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9", timeout=100)
+    process = run_python(
+        "-m",
+        "nnpar_lib",
+        "run",
+        "--dataset",
+        "fashion_mnist",
+        NNPAR_DATA=str(tmp_path),
+        https_proxy="http://127.0.0.1:9",
+        http_proxy="http://127.0.0.1:9",
+        timeout=100,
+    )
     assert process.returncode != 0
     assert process.stderr.strip().count("\n") == 0, process.stderr
     assert str(tmp_path) in process.stderr and "NNPAR_DATA" in process.stderr
@@ -108,7 +153,9 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path):
     contents[5_000] ^= 1
     damaged.unlink()
     damaged.write_bytes(contents)
-    process = run_python("-m", "nnpar_lib", "run", "--dataset", "mnist", NNPAR_DATA=str(tmp_path), timeout=60)
+    process = run_python(
+        "-m", "nnpar_lib", "run", "--dataset", "mnist", NNPAR_DATA=str(tmp_path), timeout=60
+    )
     assert process.returncode != 0
     assert process.stderr.strip().count("\n") == 0, process.stderr
     assert "t10k-images-idx3-ubyte" in process.stderr and "delete it" in process.stderr
@@ -116,7 +163,16 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path):
 
 @pytest.mark.usefixtures("real_mnist")
 def test_an_epoch_of_mnist_is_learnt(tmp_path):
-    process = run_python("-m", "nnpar_lib", "run", "--dataset", "mnist", "--num-threads", 1, "--out",
-                         tmp_path / "runs.jsonl")
+    process = run_python(
+        "-m",
+        "nnpar_lib",
+        "run",
+        "--dataset",
+        "mnist",
+        "--num-threads",
+        1,
+        "--out",
+        tmp_path / "runs.jsonl",
+    )
     assert process.returncode == 0, process.stderr
     assert recorded(tmp_path / "runs.jsonl")[0]["final_test_accuracy"] > 0.94

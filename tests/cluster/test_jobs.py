@@ -1,4 +1,5 @@
-"""The batch scripts, submitted with sbatch to a SLURM with Bridges-2's partitions, all its nodes on this machine."""
+"""The batch scripts, submitted with sbatch to a SLURM with Bridges-2's partitions, all its nodes on
+this machine."""
 
 import os
 import re
@@ -19,18 +20,22 @@ TESTBED = ROOT / "cluster" / "testbed" / "testbed.sh"
 SCRIPTS = sorted(ROOT.glob("cluster/bridges2/*.sbatch"))
 RM = ROOT / "cluster" / "bridges2" / "rm.sbatch"
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-CELLS = ('# parameters\nnum_ranks = 2\nresults_folder = "."\nnum_runs = 2\nlr = 0.1\nsleep_seconds = 0', '''
+CELLS = (
+    '# parameters\nnum_ranks = 2\nresults_folder = "."\nnum_runs = 2\nlr = 0.1\nsleep_seconds = 0',
+    """
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch.engines import engines
 
-config = RunConfig(strategy="gradient_averaging", allreduce="mpi", num_ranks=num_ranks, num_threads=1, num_epochs=2,
-                   lr=lr)
+config = RunConfig(strategy="gradient_averaging", allreduce="mpi", num_ranks=num_ranks,
+                   num_threads=1, num_epochs=2, lr=lr)
 with engines(num_ranks) as ranks:
     print("nodes", ranks.call("os.getenv", "SLURMD_NODENAME"))
     configs = [config.replace(seed=seed) for seed in range(num_runs)]
-    ranks.run_interleaved(configs, num_repeats=1, experiment="job", results_file=f"{results_folder}/job.jsonl")
+    ranks.run_interleaved(configs, num_repeats=1, experiment="job",
+                          results_file=f"{results_folder}/job.jsonl")
     ranks.call("time.sleep", sleep_seconds)
-''')
+""",
+)
 
 
 def install_slurm():
@@ -38,8 +43,12 @@ def install_slurm():
         pytest.skip("a SLURM on this machine needs root")
     if not shutil.which("slurmctld") and shutil.which("apt-get"):
         for command in (["update", "-qq"], ["install", "-y", "-qq", "slurm-wlm"]):
-            subprocess.run(["apt-get", *command], capture_output=True, check=False,
-                           env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+            subprocess.run(
+                ["apt-get", *command],
+                capture_output=True,
+                check=False,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            )
     if not shutil.which("slurmctld"):
         pytest.skip("slurm-wlm is missing and cannot be installed from here")
 
@@ -60,7 +69,11 @@ def write_notebook(folder):
     cells = [nbformat.v4.new_code_cell(source.strip()) for source in CELLS]
     cells[0].metadata.tags = ["parameters"]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata.kernelspec = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     nbformat.write(notebook, folder / "small.ipynb")
     return folder / "small.ipynb"
 
@@ -69,16 +82,32 @@ class Job:
     """A submitted rm.sbatch: two nodes, one rank each."""
 
     def __init__(self, folder, notebook, parameters, *options):
-        command = ["sbatch", "--parsable", "--ntasks-per-node=1", *options, f"--output={folder}/log", RM, notebook,
-                   parameters]
-        self.id = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True,
-                                 env={**os.environ, "RESULTS": str(folder / "results")}).stdout.strip()
+        command = [
+            "sbatch",
+            "--parsable",
+            "--ntasks-per-node=1",
+            *options,
+            f"--output={folder}/log",
+            RM,
+            notebook,
+            parameters,
+        ]
+        self.id = subprocess.run(
+            command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "RESULTS": str(folder / "results")},
+        ).stdout.strip()
         self.log = folder / "log"
         self.folder = folder / "results" / parameters.stem
         self.executed = self.folder / f"{notebook.stem}-{self.id}.ipynb"
 
     def control(self, *words):
-        return subprocess.run(["scontrol", *words], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["scontrol", *words], capture_output=True, text=True, check=True
+        ).stdout
 
     def show(self, name):
         return re.search(rf"\b{name}=(\S+)", self.control("show", "job", self.id))[1]
@@ -108,9 +137,12 @@ class Job:
         return self.executed.read_text()
 
     def leftovers(self):
-        """Return this job's processes and its files in the project's folder, some seconds after its end."""
+        """Return this job's processes and its files in the project's folder, some seconds after its
+        end."""
         deadline, files = time.monotonic() + 15, f"notebooks/.nnpar-{self.id}-*"
-        while (found := [*processes_of(self.id), *ROOT.glob(files)]) and time.monotonic() < deadline:
+        while (
+            found := [*processes_of(self.id), *ROOT.glob(files)]
+        ) and time.monotonic() < deadline:
             time.sleep(0.3)
         return found
 
@@ -118,7 +150,9 @@ class Job:
 def small_job(folder, *options, **parameters):
     """Submit the small notebook with these parameters."""
     file = folder / "small.yml"
-    file.write_text("".join(f"{name}: {value}\n" for name, value in parameters.items()) or "num_runs: 2\n")
+    file.write_text(
+        "".join(f"{name}: {value}\n" for name, value in parameters.items()) or "num_runs: 2\n"
+    )
     return Job(folder, write_notebook(folder), file, *options)
 
 
@@ -138,16 +172,29 @@ def processes_of(job_id):
 
 @pytest.fixture(scope="module")
 def overdue(testbed, tmp_path_factory):
-    """A job that will sleep until its time is over, submitted before the others: SLURM's shortest limit is a minute."""
-    return small_job(tmp_path_factory.mktemp("overdue"), "--time=1", "--nodes=1", "--ntasks-per-node=2",
-                     "--partition=GPU-shared", num_runs=1, sleep_seconds=1000)
+    """A job that will sleep until its time is over, submitted before the others: SLURM's shortest
+    limit is a minute."""
+    return small_job(
+        tmp_path_factory.mktemp("overdue"),
+        "--time=1",
+        "--nodes=1",
+        "--ntasks-per-node=2",
+        "--partition=GPU-shared",
+        num_runs=1,
+        sleep_seconds=1000,
+    )
 
 
 @pytest.fixture(scope="module")
 def orphaned(testbed, tmp_path_factory):
     """A job that sleeps on two nodes, one of which will lose its daemon."""
-    return small_job(tmp_path_factory.mktemp("orphaned"), "--partition=GPU", "--nodelist=v003,w001", num_runs=1,
-                     sleep_seconds=1000)
+    return small_job(
+        tmp_path_factory.mktemp("orphaned"),
+        "--partition=GPU",
+        "--nodelist=v003,w001",
+        num_runs=1,
+        sleep_seconds=1000,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -158,19 +205,39 @@ def bereft(testbed, orphaned):
     return orphaned
 
 
-@pytest.mark.parametrize("options", [["rm"], ["rm", "-N2", "--ntasks-per-node=64"], ["rm-shared"], ["gpu"],
-                                     ["gpu", "--gpus=h100-80:8"], ["gpu", "--gpus=v100-32:16", "-n16"],
-                                     ["gpu-shared"], ["gpu-shared", "--gpus=h100-80:4", "-n4"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["rm"],
+        ["rm", "-N2", "--ntasks-per-node=64"],
+        ["rm-shared"],
+        ["gpu"],
+        ["gpu", "--gpus=h100-80:8"],
+        ["gpu", "--gpus=v100-32:16", "-n16"],
+        ["gpu-shared"],
+        ["gpu-shared", "--gpus=h100-80:4", "-n4"],
+    ],
+)
 def test_every_script_asks_for_what_the_site_has(testbed, options):
     script, *more = options
-    process = subprocess.run(["sbatch", "--test-only", *more, f"cluster/bridges2/{script}.sbatch"], cwd=ROOT,
-                             capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        ["sbatch", "--test-only", *more, f"cluster/bridges2/{script}.sbatch"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert process.returncode == 0, process.stderr
 
 
 def test_a_wrong_type_of_gpu_would_be_noticed(testbed):
-    process = subprocess.run(["sbatch", "--test-only", "--gpus=a100:8", "cluster/bridges2/gpu.sbatch"], cwd=ROOT,
-                             capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        ["sbatch", "--test-only", "--gpus=a100:8", "cluster/bridges2/gpu.sbatch"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert process.returncode != 0
 
 
@@ -183,7 +250,10 @@ def test_a_job_that_fails_says_so_and_why(overdue, orphaned, tmp_path):
     job = small_job(tmp_path, lr=-1)
     assert job.wait() == "FAILED"
     assert job.show("ExitCode") == "1:0"
-    assert "lr=-1.0 is not a positive number" in job.notebook() or "lr=-1 is not a positive number" in job.notebook()
+    assert (
+        "lr=-1.0 is not a positive number" in job.notebook()
+        or "lr=-1 is not a positive number" in job.notebook()
+    )
     assert job.leftovers() == []
 
 
@@ -199,8 +269,13 @@ def test_a_job_that_is_requeued_goes_on_where_it_was(overdue, bereft, tmp_path):
     job.control("update", f"jobid={job.id}", "starttime=now")
     assert job.wait() == "COMPLETED", job.log.read_text()
     assert job.show("Restarts") == "1"
-    assert [record.config["seed"] for record in job.records()] == [0, 1, 2, 3]  # none was measured twice
-    assert job.records()[:len(before)] == before
+    assert [record.config["seed"] for record in job.records()] == [
+        0,
+        1,
+        2,
+        3,
+    ]  # none was measured twice
+    assert job.records()[: len(before)] == before
     assert "'r001', 'r002'" in job.notebook()  # a rank on each node
     assert job.leftovers() == []
 
@@ -215,11 +290,19 @@ def test_a_job_that_is_cancelled_leaves_nothing_but_its_results(overdue, tmp_pat
 
 
 def test_weak_scaling_over_two_nodes_ends_in_a_page(overdue, tmp_path):
-    job = Job(tmp_path, ROOT / "notebooks" / "09_scale_over_nodes.ipynb", ROOT / "cluster" / "params" / "quick.yml")
+    job = Job(
+        tmp_path,
+        ROOT / "notebooks" / "09_scale_over_nodes.ipynb",
+        ROOT / "cluster" / "params" / "quick.yml",
+    )
     assert job.wait() == "COMPLETED", job.log.read_text()
     records = store.load(job.folder / "09_scale_over_nodes.jsonl")
     assert Counter((record.model, record.num_ranks) for record in records) == {
-        ("mlp", 1): 2, ("mlp", 2): 6, ("cnn", 1): 2, ("cnn", 2): 6}
+        ("mlp", 1): 2,
+        ("mlp", 2): 6,
+        ("cnn", 1): 2,
+        ("cnn", 2): 6,
+    }
     assert not any(record.oversubscribed or record.diverged for record in records)
     page = (job.executed.with_suffix("") / "index.html").read_text()
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
@@ -233,7 +316,9 @@ def test_weak_scaling_over_two_nodes_ends_in_a_page(overdue, tmp_path):
 def test_a_job_whose_node_loses_its_daemon_is_requeued_with_its_results(testbed, bereft):
     assert bereft.wait(90, until=("PENDING",)) == "PENDING"
     assert (bereft.show("Restarts"), bereft.node_state("w001")) == ("1", "down*")
-    assert re.search(rf"JobId={bereft.id} .* JobState=NODE_FAIL ", (testbed / "finished-jobs").read_text())
+    assert re.search(
+        rf"JobId={bereft.id} .* JobState=NODE_FAIL ", (testbed / "finished-jobs").read_text()
+    )
     assert bereft.leftovers() == []
     subprocess.run(["scancel", bereft.id], check=True)
     assert bereft.wait() == "CANCELLED"

@@ -1,4 +1,5 @@
-"""The program in C++ by itself: mistakes are one line and a status on all ranks; its records are the library's."""
+"""The program in C++ by itself: mistakes are one line and a status on all ranks; its records are
+the library's."""
 
 import re
 import shutil
@@ -34,19 +35,25 @@ def complaints(process):
     return [line for line in process.stderr.splitlines() if line.startswith("nnpar: ")]
 
 
-@pytest.mark.parametrize(("words", "parts"), [
-    (("--stratgy", "cpp"), ("--stratgy", "--help")),
-    (("--lr", "fast"), ("--lr fast", "0.1")),
-    (("--lr", "-1"), ("--lr -1",)),
-    (("--hidden", "256,,8"), ("hidden", "whole number")),
-    (("--hidden", "900000,900000"), ("parameters", "narrower")),
-    (("--global-batch-size", "12001"), ("12001", "12000")),
-    (("--num-threads", "0"), ("num-threads 0", "from 1")),
-    (("--optimizer", "adam"), ("adam", "sgd, momentum")),
-    (("--strategy", "cpp_weight_averaging", "--allreduce", "overlapped"), ("overlapped", "mpi")),
-    (("--weights", "nowhere"), ("nowhere", "cannot be read")),
-    (("--seed",), ("--seed", "needs a value")),
-])
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("--stratgy", "cpp"), ("--stratgy", "--help")),
+        (("--lr", "fast"), ("--lr fast", "0.1")),
+        (("--lr", "-1"), ("--lr -1",)),
+        (("--hidden", "256,,8"), ("hidden", "whole number")),
+        (("--hidden", "900000,900000"), ("parameters", "narrower")),
+        (("--global-batch-size", "12001"), ("12001", "12000")),
+        (("--num-threads", "0"), ("num-threads 0", "from 1")),
+        (("--optimizer", "adam"), ("adam", "sgd, momentum")),
+        (
+            ("--strategy", "cpp_weight_averaging", "--allreduce", "overlapped"),
+            ("overlapped", "mpi"),
+        ),
+        (("--weights", "nowhere"), ("nowhere", "cannot be read")),
+        (("--seed",), ("--seed", "needs a value")),
+    ],
+)
 def test_a_wrong_option_is_one_line_that_names_the_remedy(build, data, words, parts):
     process = call(build("release"), "--data", data, *words)
     assert process.returncode == 2
@@ -60,7 +67,9 @@ def damage(data, how):
     if how == "missing":
         path.unlink()
     else:
-        path.write_bytes({"truncated": content[:-1], "cut in its header": content[:7], "text": b"hello" * 9}[how])
+        path.write_bytes(
+            {"truncated": content[:-1], "cut in its header": content[:7], "text": b"hello" * 9}[how]
+        )
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
@@ -88,24 +97,49 @@ def test_files_of_another_size_are_refused(build, data):
 def test_help_names_every_option_of_the_program(build):
     process = call(build("serial"), "--help")
     assert process.returncode == 0
-    assert {f"--{name.replace('_', '-')}" for name in native.PASSED_ON} <= set(re.findall(r"--[a-z-]+", process.stdout))
+    assert {f"--{name.replace('_', '-')}" for name in native.PASSED_ON} <= set(
+        re.findall(r"--[a-z-]+", process.stdout)
+    )
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_alone_it_draws_its_own_start_and_writes_a_record_of_the_library(build, data, num_ranks, tmp_path):
-    process = call(build("release"), "--data", data, "--lr", 0.05, "--out", tmp_path / "runs.jsonl",
-                   num_ranks=num_ranks)
+def test_alone_it_draws_its_own_start_and_writes_a_record_of_the_library(
+    build, data, num_ranks, tmp_path
+):
+    process = call(
+        build("release"),
+        "--data",
+        data,
+        "--lr",
+        0.05,
+        "--out",
+        tmp_path / "runs.jsonl",
+        num_ranks=num_ranks,
+    )
     assert process.returncode == 0, process.stderr
     (record,) = store.load(tmp_path / "runs.jsonl")
-    assert record.num_ranks == num_ranks and record.num_examples == 12_000 and record.num_steps == 94
+    assert (
+        record.num_ranks == num_ranks and record.num_examples == 12_000 and record.num_steps == 94
+    )
     assert record.final_test_accuracy > 0.8
     assert record.train_seconds == pytest.approx(sum(record.activity_seconds.values()), rel=0.2)
     assert record.provenance["blas"].startswith("OpenBLAS")
 
 
 def test_the_shell_runs_it_like_any_other_strategy(tmp_path):
-    process = run_python("-m", "nnpar_lib", "run", "--strategy", "cpp", "--num-ranks", 2, "--num-steps", 12,
-                         "--out", tmp_path / "runs.jsonl")
+    process = run_python(
+        "-m",
+        "nnpar_lib",
+        "run",
+        "--strategy",
+        "cpp",
+        "--num-ranks",
+        2,
+        "--num-steps",
+        12,
+        "--out",
+        tmp_path / "runs.jsonl",
+    )
     assert process.returncode == 0, process.stderr
     (record,) = store.load(tmp_path / "runs.jsonl")
     assert record.strategy == "cpp" and record.num_ranks == 2 and len(record.weights_sha256) == 64
@@ -126,8 +160,12 @@ def source_files():
 
 def test_the_source_is_formatted():
     tool = native._find("clang-format")
-    process = subprocess.run([tool, "--dry-run", "--Werror", *source_files()], capture_output=True, text=True,
-                             check=False)
+    process = subprocess.run(
+        [tool, "--dry-run", "--Werror", *source_files()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert process.returncode == 0, process.stderr[-2000:]
 
 
@@ -135,9 +173,24 @@ def test_clang_tidy_finds_nothing(build):
     folder = build("release").parent
     files = [name for name in source_files() if name.endswith(".cpp") and "single" not in name]
     runner = Path(native._find("clang-tidy")).with_name("run-clang-tidy.py")
-    process = subprocess.run([sys.executable, str(runner), "-clang-tidy-binary", native._find("clang-tidy"),
-                              "-p", str(folder), "-quiet", "-j", "2", *files], cwd=ROOT / "cpp",
-                             capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        [
+            sys.executable,
+            str(runner),
+            "-clang-tidy-binary",
+            native._find("clang-tidy"),
+            "-p",
+            str(folder),
+            "-quiet",
+            "-j",
+            "2",
+            *files,
+        ],
+        cwd=ROOT / "cpp",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert process.returncode == 0, (process.stdout + process.stderr)[-3000:]
 
 

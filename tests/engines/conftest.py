@@ -32,7 +32,10 @@ def processes_of(session, variable=SESSION_VARIABLE):
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(variable) == session and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.environ().get(variable) == session
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process)
         except psutil.Error:
             continue
@@ -41,6 +44,10 @@ def processes_of(session, variable=SESSION_VARIABLE):
 
 def process_of(session, word):
     """Return the process of a session whose command line holds a word, and no lifeline's."""
-    found = [process for process in processes_of(session) if any(word in part for part in process.cmdline())
-             and "nnpar_lib.launch.lifeline" not in process.cmdline()]
+    found = [
+        process
+        for process in processes_of(session)
+        if any(word in part for part in process.cmdline())
+        and "nnpar_lib.launch.lifeline" not in process.cmdline()
+    ]
     return found[0]

@@ -70,14 +70,23 @@ PLAIN_VALUES = {"str": "x", "int": 1, "float": 0.25, "bool": False, "dict": {}, 
 
 def make_record(config, repeat, experiment):
     """Return a complete record, as a dictionary, of whatever fields a record has."""
-    required = {field.name: PLAIN_VALUES[re.match(r"\w+", str(field.type))[0]]
-                for field in dataclasses.fields(RunRecord) if field.name not in ("kind", "schema")}
-    return required | {"strategy": config["strategy"], "num_ranks": config["num_ranks"], "config": config,
-                       "repeat": repeat, "experiment": experiment}
+    required = {
+        field.name: PLAIN_VALUES[re.match(r"\w+", str(field.type))[0]]
+        for field in dataclasses.fields(RunRecord)
+        if field.name not in ("kind", "schema")
+    }
+    return required | {
+        "strategy": config["strategy"],
+        "num_ranks": config["num_ranks"],
+        "config": config,
+        "repeat": repeat,
+        "experiment": experiment,
+    }
 
 
 def measure(configs, num_repeats, experiment, *, done=(), silent=(), fail_at=None, pause=0.0):
-    """Stand in for the measuring function: the same lines and the same return value, without training."""
+    """Stand in for the measuring function: the same lines and the same return value, without
+    training."""
     records = []
     for repeat in range(num_repeats):
         for config in configs:

@@ -22,7 +22,9 @@ def test_arguments_arrive(shared_engines):
 def test_other_output_is_echoed_by_rank(shared_engines, capsys):
     shared_engines.call("spmd_functions.print_from_all")
     shown = capsys.readouterr()
-    assert {"[0] hello from 0", "[1] hello from 1", "[0] no newline at the end"} <= set(shown.out.splitlines())
+    assert {"[0] hello from 0", "[1] hello from 1", "[0] no newline at the end"} <= set(
+        shown.out.splitlines()
+    )
     assert "[1] a warning of 1" in shown.err.splitlines()
 
 
@@ -36,8 +38,10 @@ def test_output_of_one_call_is_not_shown_again_by_the_next(shared_engines, capsy
 def test_progress_arrives_while_the_ranks_work(shared_engines, capsys):
     seen = []
     start = time.monotonic()
-    shared_engines.call("spmd_functions.report_progress",
-                        progress=lambda fraction, text: seen.append((fraction, text, time.monotonic() - start)))
+    shared_engines.call(
+        "spmd_functions.report_progress",
+        progress=lambda fraction, text: seen.append((fraction, text, time.monotonic() - start)),
+    )
     assert [entry[:2] for entry in seen] == [(0.0, "step 0"), (0.5, "step 1"), (1.0, "step 2")]
     assert seen[0][2] < 0.9 < seen[2][2]
     assert "NNPAR" not in capsys.readouterr().out
@@ -49,10 +53,16 @@ def test_a_summary_is_left_where_progress_was_shown(shared_engines, capsys):
 
 
 def test_an_error_of_one_rank_is_told_and_the_engines_stay_usable(shared_engines):
-    with pytest.raises(RankError, match="rank 1 raised ZeroDivisionError: the weights have turned to dust") as caught:
+    with pytest.raises(
+        RankError, match="rank 1 raised ZeroDivisionError: the weights have turned to dust"
+    ) as caught:
         shared_engines.call("spmd_functions.fail_alone", 1)
     error = caught.value
-    assert (error.rank, error.ename, error.evalue) == (1, "ZeroDivisionError", "the weights have turned to dust")
+    assert (error.rank, error.ename, error.evalue) == (
+        1,
+        "ZeroDivisionError",
+        "the weights have turned to dust",
+    )
     assert "in fail_alone" in error.traceback and error.traceback in str(error)
     assert shared_engines.call("spmd_functions.add", 1, b=1) == [2, 3]
 
@@ -77,7 +87,10 @@ def test_a_function_that_is_not_there_is_an_error_that_names_it(shared_engines):
 @pytest.mark.parametrize("num_ranks", [0, -1, 1.0, True, "2"])
 def test_an_impossible_number_of_ranks_is_refused_before_anything_starts(num_ranks):
     start = time.monotonic()
-    with pytest.raises(ValueError, match=f"num_ranks={num_ranks!r}.*at least 1"), engines(num_ranks):
+    with (
+        pytest.raises(ValueError, match=f"num_ranks={num_ranks!r}.*at least 1"),
+        engines(num_ranks),
+    ):
         pass
     assert time.monotonic() - start < 0.5
 

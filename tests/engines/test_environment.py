@@ -17,7 +17,11 @@ def test_slots_are_oversubscribed_outside_slurm_only():
 
 def test_ranks_are_not_bound_by_either_version():
     found = mpi_environment({})
-    assert found["PRTE_MCA_hwloc_default_binding_policy"] == found["OMPI_MCA_hwloc_base_binding_policy"] == "none"
+    assert (
+        found["PRTE_MCA_hwloc_default_binding_policy"]
+        == found["OMPI_MCA_hwloc_base_binding_policy"]
+        == "none"
+    )
 
 
 def test_what_the_user_has_set_is_left_alone():

@@ -1,4 +1,5 @@
-"""Every way in which ranks, their helpers or the kernel can come to grief, with real processes and real signals."""
+"""Every way in which ranks, their helpers or the kernel can come to grief, with real processes and
+real signals."""
 
 import os
 import signal
@@ -20,7 +21,8 @@ DELAY = 0.5
 
 @pytest.fixture
 def running(spmd_functions_importable):
-    """Two engines that a test may kill. Whatever it did, nothing may be left, and the next test starts anew."""
+    """Two engines that a test may kill. Whatever it did, nothing may be left, and the next test
+    starts anew."""
     with engines(2) as started:
         yield started
     assert processes_of(started.session) == []
@@ -61,7 +63,9 @@ def seconds_until_gone(session, limit):
 
 def test_a_rank_that_raises_while_the_other_waits_in_a_collective(running):
     start = time.monotonic()
-    with pytest.raises(RankError, match="rank 1 raised ZeroDivisionError: the weights have turned to dust") as caught:
+    with pytest.raises(
+        RankError, match="rank 1 raised ZeroDivisionError: the weights have turned to dust"
+    ) as caught:
         running.call("spmd_functions.fail_in_collective", 1)
     assert time.monotonic() - start < 5
     assert caught.value.rank == 1
@@ -106,10 +110,18 @@ def test_an_interrupted_call_stops_the_engines(kernel):
 
 def test_an_interrupted_start_leaves_nothing(spmd_functions_importable):
     mark = uuid.uuid4().hex
-    process = subprocess.Popen([sys.executable, KERNEL], stdout=subprocess.PIPE, text=True,
-                               env={**os.environ, "NNPAR_TEST_MARK": mark})
+    process = subprocess.Popen(
+        [sys.executable, KERNEL],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NNPAR_TEST_MARK": mark},
+    )
     try:
-        while not any("prterun" in part for found in processes_of(mark, "NNPAR_TEST_MARK") for part in found.cmdline()):
+        while not any(
+            "prterun" in part
+            for found in processes_of(mark, "NNPAR_TEST_MARK")
+            for part in found.cmdline()
+        ):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=10)[0] == "interrupted\n"
@@ -132,12 +144,19 @@ def test_a_killed_kernel_leaves_no_process_and_no_file(kernel, number):
 def test_engines_that_cannot_start_say_why(spmd_functions_importable, monkeypatch):
     monkeypatch.setenv("PRTE_MCA_rmaps_default_mapping_policy", "no_such_policy")
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"(?s)2 engines did not start.*mpiexec ended with exit code"), engines(2):
+    with (
+        pytest.raises(
+            RuntimeError, match=r"(?s)2 engines did not start.*mpiexec ended with exit code"
+        ),
+        engines(2),
+    ):
         pass
     assert time.monotonic() - start < 10
 
 
 def test_engines_that_nobody_stopped_end_with_their_process(spmd_functions_importable):
     program = "from nnpar_lib.launch.engines import engines; print(engines(1).session)"
-    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
     seconds_until_gone(process.stdout.strip(), limit=10)

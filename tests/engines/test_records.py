@@ -25,9 +25,15 @@ def kept(path):
 def test_records_come_back_in_order_and_lie_in_the_file(shared_engines, tmp_path, monkeypatch):
     measured_by(monkeypatch, "measure")
     path = tmp_path / "deep" / "records.jsonl"
-    records = shared_engines.run_interleaved([SERIAL, PARALLEL], num_repeats=2, experiment="try", results_file=path)
+    records = shared_engines.run_interleaved(
+        [SERIAL, PARALLEL], num_repeats=2, experiment="try", results_file=path
+    )
     assert [(record.strategy, record.repeat) for record in records] == [
-        ("serial", 0), ("gradient_averaging", 0), ("serial", 1), ("gradient_averaging", 1)]
+        ("serial", 0),
+        ("gradient_averaging", 0),
+        ("serial", 1),
+        ("gradient_averaging", 1),
+    ]
     assert {record.experiment for record in records} == {"try"}
     assert store.load(path) == records
 
@@ -36,12 +42,18 @@ def test_a_record_is_in_the_file_before_the_next_run_is_over(shared_engines, tmp
     measured_by(monkeypatch, "measure_slowly")
     path = tmp_path / "records.jsonl"
     seen = []
-    shared_engines.run_interleaved([SERIAL], num_repeats=3, results_file=path,
-                                   progress=lambda *_: seen.append(len(store.load(path))))
+    shared_engines.run_interleaved(
+        [SERIAL],
+        num_repeats=3,
+        results_file=path,
+        progress=lambda *_: seen.append(len(store.load(path))),
+    )
     assert seen == [0, 1, 2]
 
 
-def test_a_record_whose_line_was_lost_is_taken_from_what_is_returned(shared_engines, tmp_path, monkeypatch):
+def test_a_record_whose_line_was_lost_is_taken_from_what_is_returned(
+    shared_engines, tmp_path, monkeypatch
+):
     measured_by(monkeypatch, "measure_with_a_lost_line")
     path = tmp_path / "records.jsonl"
     records = shared_engines.run_interleaved([SERIAL], num_repeats=3, results_file=path)
@@ -49,11 +61,16 @@ def test_a_record_whose_line_was_lost_is_taken_from_what_is_returned(shared_engi
     assert store.load(path) == records
 
 
-def test_what_was_measured_before_a_failure_is_kept(spmd_functions_importable, tmp_path, monkeypatch):
+def test_what_was_measured_before_a_failure_is_kept(
+    spmd_functions_importable, tmp_path, monkeypatch
+):
     measured_by(monkeypatch, "measure_and_fail_at_the_third")
     path = tmp_path / "records.jsonl"
     start = time.monotonic()
-    with engines(2) as running, pytest.raises(RankError, match="rank 1 raised FloatingPointError") as caught:
+    with (
+        engines(2) as running,
+        pytest.raises(RankError, match="rank 1 raised FloatingPointError") as caught,
+    ):
         start = time.monotonic()
         running.run_interleaved([SERIAL, PARALLEL], num_repeats=2, results_file=path)
     assert time.monotonic() - start < 6
@@ -69,7 +86,9 @@ def test_one_run_gives_one_record(shared_engines, tmp_path, monkeypatch):
     assert store.load(path) == [record]
 
 
-def test_a_config_with_too_many_ranks_is_refused_before_any_runs(shared_engines, tmp_path, monkeypatch):
+def test_a_config_with_too_many_ranks_is_refused_before_any_runs(
+    shared_engines, tmp_path, monkeypatch
+):
     measured_by(monkeypatch, "measure")
     path = tmp_path / "records.jsonl"
     configs = [SERIAL, PARALLEL.replace(num_ranks=3)]
@@ -86,8 +105,9 @@ def test_no_repeats_are_refused(shared_engines):
 def test_real_training_on_one_and_two_ranks(shared_engines, tmp_path):
     path = tmp_path / "records.jsonl"
     configs = [SERIAL.replace(**SMALL), PARALLEL.replace(**SMALL)]
-    records = shared_engines.run_interleaved(dict(zip("ab", configs, strict=True)), num_repeats=2, experiment="real",
-                                             results_file=path)
+    records = shared_engines.run_interleaved(
+        dict(zip("ab", configs, strict=True)), num_repeats=2, experiment="real", results_file=path
+    )
     assert [record.label for record in records] == ["a", "b"] * 2
     assert [record.num_ranks for record in records] == [1, 2, 1, 2]
     assert [record.config for record in records] == [config.to_dict() for config in configs * 2]

@@ -1,4 +1,5 @@
-"""Run by mpiexec: weight averaging and root-worker training against a simulation of all ranks in one process."""
+"""Run by mpiexec: weight averaging and root-worker training against a simulation of all ranks in
+one process."""
 
 from __future__ import annotations
 
@@ -20,23 +21,36 @@ from nnpar_lib.trainers.timeline import Timeline
 
 BATCH_SIZE = 1777  # 7 steps an epoch, the last one short; uneven on 2, 3 and 4 ranks
 NUM_STEPS = 17
-COMMON = {"num_threads": 1, "hidden": (16,), "dtype": "float64", "global_batch_size": BATCH_SIZE, "num_epochs": 3,
-          "lr": 0.05, "optimizer": "momentum"}
+COMMON = {
+    "num_threads": 1,
+    "hidden": (16,),
+    "dtype": "float64",
+    "global_batch_size": BATCH_SIZE,
+    "num_epochs": 3,
+    "lr": 0.05,
+    "optimizer": "momentum",
+}
 
 
 def cases(num_ranks: int) -> dict[str, RunConfig]:
     """Return the runs by name."""
     parallel = {**COMMON, "num_ranks": num_ranks}
-    found = {f"every-{k}-steps": RunConfig(strategy="weight_averaging", average_every=k, **parallel) for k in (0, 3)}
+    found = {
+        f"every-{k}-steps": RunConfig(strategy="weight_averaging", average_every=k, **parallel)
+        for k in (0, 3)
+    }
     found["every-3-steps-mpi"] = found["every-3-steps"].replace(allreduce="mpi")
     found["root-worker-sharded"] = RunConfig(strategy="root_worker", **parallel)
     if num_ranks > 1:
-        found["root-worker-whole-sets"] = RunConfig(strategy="root_worker", shard_data=False, **parallel)
+        found["root-worker-whole-sets"] = RunConfig(
+            strategy="root_worker", shard_data=False, **parallel
+        )
     return found
 
 
 def differences_on_pretended_nodes(ranks: Communicator) -> dict[str, float]:
-    """Return how far gradient averaging through shared memory ends from serial training, on nodes of 1 to 3 ranks."""
+    """Return how far gradient averaging through shared memory ends from serial training, on nodes
+    of 1 to 3 ranks."""
     config = RunConfig(strategy="gradient_averaging", num_ranks=ranks.size, **COMMON)
     expected = train(config.replace(strategy="serial", num_ranks=1), SingleCommunicator())
     found = {}
@@ -59,7 +73,8 @@ def train(config: RunConfig, ranks: Communicator) -> torch.Tensor:
 
 
 class Copy:
-    """One simulated rank: a plain torch model and optimizer, its part of the batches, and the examples it has seen."""
+    """One simulated rank: a plain torch model and optimizer, its part of the batches, and the
+    examples it has seen."""
 
     def __init__(self, config: RunConfig, size: int, rank: int, seed: int) -> None:
         self.config, self.size, self.rank, self.seed = config, size, rank, seed
@@ -69,7 +84,9 @@ class Copy:
         self.renew_optimizer()
 
     def renew_optimizer(self) -> None:
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=self.config.lr, momentum=self.config.momentum)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=self.config.lr, momentum=self.config.momentum
+        )
 
     def step(self, step: int) -> None:
         indices = global_batch_indices(len(self.data.train_labels), BATCH_SIZE, self.seed, step)
@@ -87,7 +104,9 @@ def simulate(config: RunConfig) -> torch.Tensor:
     if is_root_worker and not config.shard_data:
         copies = [Copy(config, 1, 0, config.seed + rank) for rank in range(1, config.num_ranks)]
     else:
-        copies = [Copy(config, config.num_ranks, rank, config.seed) for rank in range(config.num_ranks)]
+        copies = [
+            Copy(config, config.num_ranks, rank, config.seed) for rank in range(config.num_ranks)
+        ]
     interval = config.average_every or config.num_steps_per_epoch
     for step in range(NUM_STEPS):
         for copy in copies:
@@ -99,8 +118,12 @@ def simulate(config: RunConfig) -> torch.Tensor:
 
 @torch.no_grad()
 def average(copies: list[Copy], *, equally: bool) -> None:
-    weights = torch.tensor([1.0 if equally else copy.weight for copy in copies], dtype=torch.float64)
-    mean = (torch.stack([vector(copy.model) for copy in copies]) * (weights / weights.sum())[:, None]).sum(0)
+    weights = torch.tensor(
+        [1.0 if equally else copy.weight for copy in copies], dtype=torch.float64
+    )
+    mean = (
+        torch.stack([vector(copy.model) for copy in copies]) * (weights / weights.sum())[:, None]
+    ).sum(0)
     for copy in copies:
         torch.nn.utils.vector_to_parameters(mean.clone(), copy.model.parameters())
         copy.weight = 0
@@ -120,7 +143,9 @@ def main() -> None:
         all_weights = ranks.allgather_objects(train(config, ranks))
         if ranks.rank == 0:
             expected = simulate(config)
-            found[name] = max(float((weights - expected).norm() / expected.norm()) for weights in all_weights)
+            found[name] = max(
+                float((weights - expected).norm() / expected.norm()) for weights in all_weights
+            )
         ranks.barrier()
     if ranks.rank == 0:
         print("\nRESULT " + json.dumps(found))

@@ -1,7 +1,9 @@
-"""Run by mpiexec on 4 ranks: whose statistics normalise a batch, against plain torch in one process.
+"""Run by mpiexec on 4 ranks: whose statistics normalise a batch, against plain torch in one
+process.
 
-The reference cuts each batch as the ranks and their micro-batches do. Rank 0 prints relative differences by case:
-of the weights, and of the logits that evaluation finds with the running statistics.
+The reference cuts each batch as the ranks and their micro-batches do. Rank 0 prints relative
+differences by case: of the weights, and of the logits that evaluation finds with the running
+statistics.
 """
 
 from __future__ import annotations
@@ -23,28 +25,68 @@ from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 from nnpar_lib.trainers.timeline import Timeline
 
 NUM_RANKS, NUM_STEPS, NUM_MICROBATCHES = 4, 4, 3
-COMMON = {"model": "resnet18", "stem": "imagenet", "width": 4, "dtype": "float64", "global_batch_size": 67, "lr": 0.05,
-          "num_ranks": NUM_RANKS, "num_threads": 1, "num_steps": NUM_STEPS, "optimizer": "sgd",
-          "num_microbatches": NUM_MICROBATCHES}
+COMMON = {
+    "model": "resnet18",
+    "stem": "imagenet",
+    "width": 4,
+    "dtype": "float64",
+    "global_batch_size": 67,
+    "lr": 0.05,
+    "num_ranks": NUM_RANKS,
+    "num_threads": 1,
+    "num_steps": NUM_STEPS,
+    "optimizer": "sgd",
+    "num_microbatches": NUM_MICROBATCHES,
+}
 
 
 def cases() -> dict[str, tuple[RunConfig, int, int, bool]]:
-    """Return config, number of copies, micro-batches and whether copies share statistics, by name."""
+    """Return config, number of copies, micro-batches and whether copies share statistics, by
+    name."""
     pipelines = {"strategy": "hybrid", "pipeline_size": 2}
     return {
         "synchronised": (RunConfig(strategy="gradient_averaging", **COMMON), 4, 1, True),
-        "local": (RunConfig(strategy="gradient_averaging", batch_norm="local", **COMMON), 4, 1, False),
-        "local in ddp": (RunConfig(strategy="torch_ddp", batch_norm="local", **COMMON), 4, 1, False),
-        "weights averaged each step": (RunConfig(strategy="weight_averaging", average_every=1, **COMMON), 4, 1, False),
+        "local": (
+            RunConfig(strategy="gradient_averaging", batch_norm="local", **COMMON),
+            4,
+            1,
+            False,
+        ),
+        "local in ddp": (
+            RunConfig(strategy="torch_ddp", batch_norm="local", **COMMON),
+            4,
+            1,
+            False,
+        ),
+        "weights averaged each step": (
+            RunConfig(strategy="weight_averaging", average_every=1, **COMMON),
+            4,
+            1,
+            False,
+        ),
         "pipeline": (RunConfig(strategy="pipeline", **COMMON), 1, NUM_MICROBATCHES, False),
-        "torch's pipeline": (RunConfig(strategy="torch_pipelining", **{**COMMON, "global_batch_size": 68,
-                                                                       "num_microbatches": 4}), 1, 4, False),
+        "torch's pipeline": (
+            RunConfig(
+                strategy="torch_pipelining",
+                **{**COMMON, "global_batch_size": 68, "num_microbatches": 4},
+            ),
+            1,
+            4,
+            False,
+        ),
         "synchronised pipelines": (RunConfig(**pipelines, **COMMON), 2, NUM_MICROBATCHES, True),
-        "local pipelines": (RunConfig(batch_norm="local", **pipelines, **COMMON), 2, NUM_MICROBATCHES, False),
+        "local pipelines": (
+            RunConfig(batch_norm="local", **pipelines, **COMMON),
+            2,
+            NUM_MICROBATCHES,
+            False,
+        ),
     }
 
 
-def chunks(indices: torch.Tensor, num_copies: int, num_microbatches: int, shared: bool) -> list[list[torch.Tensor]]:
+def chunks(
+    indices: torch.Tensor, num_copies: int, num_microbatches: int, shared: bool
+) -> list[list[torch.Tensor]]:
     """Return for each copy of the model the examples that pass it together, chunk by chunk."""
     cut = []
     for rank in range(num_copies):
@@ -54,17 +96,23 @@ def chunks(indices: torch.Tensor, num_copies: int, num_microbatches: int, shared
 
 
 def reference(config: RunConfig, num_copies: int, num_microbatches: int, shared: bool) -> nn.Module:
-    """Train in one process, a model a copy with statistics of its own; return one with their mean statistics."""
+    """Train in one process, a model a copy with statistics of its own; return one with their mean
+    statistics."""
     copies = [networks.build(config) for _ in range(1 if shared else num_copies)]
     data = load(config.dataset)
     for step in range(NUM_STEPS):
-        indices = global_batch_indices(len(data.train_labels), config.global_batch_size, config.seed, step)
+        indices = global_batch_indices(
+            len(data.train_labels), config.global_batch_size, config.seed, step
+        )
         parts = chunks(indices, num_copies, num_microbatches, shared)
         for copy, own in zip(copies, parts, strict=True):
             copy.zero_grad()
             for chunk in own:
                 images = normalise(data.train_images[chunk], data, torch.float64)
-                (cross_entropy(copy(images), data.train_labels[chunk], reduction="sum") / len(indices)).backward()
+                (
+                    cross_entropy(copy(images), data.train_labels[chunk], reduction="sum")
+                    / len(indices)
+                ).backward()
         with torch.no_grad():
             for same in zip(*(copy.parameters() for copy in copies), strict=True):
                 gradient = torch.stack([parameter.grad for parameter in same]).sum(0)
@@ -78,21 +126,26 @@ def reference(config: RunConfig, num_copies: int, num_microbatches: int, shared:
 
 @torch.no_grad()
 def differences(config: RunConfig, ranks: Communicator, expected: nn.Module) -> dict[str, float]:
-    """Train in parallel and return how far weights and logits of the worst rank are from those expected."""
+    """Train in parallel and return how far weights and logits of the worst rank are from those
+    expected."""
     strategy = strategies.build(config, ranks, Timeline())
     with torch.enable_grad():
         for step in range(NUM_STEPS):
             strategy.step(strategy.batches.batch(step), step)
     strategy.synchronise()
-    weights = torch.cat([parameter.detach().reshape(-1) for parameter in strategy.whole_parameters()])
+    weights = torch.cat(
+        [parameter.detach().reshape(-1) for parameter in strategy.whole_parameters()]
+    )
     data = load(config.dataset)
     images = normalise(data.test_images[:50], data, torch.float64)
     with networks.evaluating(expected):
         wanted = expected(images)
     logits = strategy.predict(images)
     strategy.close()
-    found = {"weights": relative(weights, nn.utils.parameters_to_vector(expected.parameters())),
-             "logits": relative(logits, wanted[:len(logits)])}
+    found = {
+        "weights": relative(weights, nn.utils.parameters_to_vector(expected.parameters())),
+        "logits": relative(logits, wanted[: len(logits)]),
+    }
     if config.strategy == "torch_ddp":
         del found["logits"]  # its running statistics are the first rank's
     return {name: max(ranks.allgather_objects(value)) for name, value in found.items()}

@@ -1,4 +1,5 @@
-"""Run by mpiexec: train the same few steps serially and in parallel on these ranks, print how far apart they end.
+"""Run by mpiexec: train the same few steps serially and in parallel on these ranks, print how far
+apart they end.
 
 Rank 0 prints one JSON object: for each case what `difference_from_serial` finds.
 """
@@ -19,12 +20,22 @@ from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 from tests.conftest import DEVICE
 from tests.tape import TapeRecorder
 
-SMALL = {"mlp": {"hidden": (32, 16)}, "cnn": {"channels": (3, 5), "hidden": (16,)}, "resnet18": {"width": 4}}
-RESNET = (("gradient_averaging", "mpi", "im2col"), ("gradient_averaging", "overlapped", "torch"),
-          ("torch_ddp", "shared", "im2col"))
+SMALL = {
+    "mlp": {"hidden": (32, 16)},
+    "cnn": {"channels": (3, 5), "hidden": (16,)},
+    "resnet18": {"width": 4},
+}
+RESNET = (
+    ("gradient_averaging", "mpi", "im2col"),
+    ("gradient_averaging", "overlapped", "torch"),
+    ("torch_ddp", "shared", "im2col"),
+)
 CARRIER = {"cpu": "gloo", "cuda": "nccl"}[DEVICE]
-RECORDED = (("shared", "momentum", {}), ("mpi", "adam", {"allreduce": "mpi"}),
-            (CARRIER, "nesterov", {"communicator": CARRIER}))
+RECORDED = (
+    ("shared", "momentum", {}),
+    ("mpi", "adam", {"allreduce": "mpi"}),
+    (CARRIER, "nesterov", {"communicator": CARRIER}),
+)
 UNEVEN = 67  # leaves a last batch of 7: uneven parts on 2, 3 and 4 ranks
 NEARLY_EMPTY = 71  # leaves a last batch of 1: ranks without any example
 
@@ -33,52 +44,122 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
     """Return the parallel runs, by name, that must end where a serial run does."""
     found = {}
     for model, optimizer, dtype, allreduce in itertools.product(
-            ("mlp", "cnn"), OPTIMIZERS, ("float32", "float64"), ("shared", "mpi", "overlapped")):
+        ("mlp", "cnn"), OPTIMIZERS, ("float32", "float64"), ("shared", "mpi", "overlapped")
+    ):
         found[f"gradient_averaging-{allreduce}-{model}-{optimizer}-{dtype}"] = _config(
-            num_ranks, "gradient_averaging", model, optimizer, dtype, allreduce=allreduce, bucket_kib=4)
+            num_ranks,
+            "gradient_averaging",
+            model,
+            optimizer,
+            dtype,
+            allreduce=allreduce,
+            bucket_kib=4,
+        )
     for model, dtype in itertools.product(("mlp", "cnn"), ("float32", "float64")):
-        found[f"torch_ddp-{model}-{dtype}"] = _config(num_ranks, "torch_ddp", model, "momentum", dtype)
+        found[f"torch_ddp-{model}-{dtype}"] = _config(
+            num_ranks, "torch_ddp", model, "momentum", dtype
+        )
         found[f"weight_averaging-each-step-{model}-{dtype}"] = _config(
-            num_ranks, "weight_averaging", model, "sgd", dtype, average_every=1)
+            num_ranks, "weight_averaging", model, "sgd", dtype, average_every=1
+        )
         found[f"nearly-empty-batch-{model}-{dtype}"] = _config(
-            num_ranks, "gradient_averaging", model, "momentum", dtype, global_batch_size=NEARLY_EMPTY)
+            num_ranks,
+            "gradient_averaging",
+            model,
+            "momentum",
+            dtype,
+            global_batch_size=NEARLY_EMPTY,
+        )
     for strategy, allreduce, convolution in RESNET:
         found[f"{strategy}-{allreduce}-resnet18-{convolution}-float64"] = _config(
-            num_ranks, strategy, "resnet18", "momentum", "float64", allreduce=allreduce, convolution=convolution)
+            num_ranks,
+            strategy,
+            "resnet18",
+            "momentum",
+            "float64",
+            allreduce=allreduce,
+            convolution=convolution,
+        )
     found["nearly-empty-batch-resnet18-float64"] = _config(
-        num_ranks, "gradient_averaging", "resnet18", "momentum", "float64", global_batch_size=NEARLY_EMPTY,
-        stem="small", convolution="im2col").replace(lr=0.005)  # statistics of a single example amplify rounding more
+        num_ranks,
+        "gradient_averaging",
+        "resnet18",
+        "momentum",
+        "float64",
+        global_batch_size=NEARLY_EMPTY,
+        stem="small",
+        convolution="im2col",
+    ).replace(lr=0.005)  # statistics of a single example amplify rounding more
     for model, dtype in (("mlp", "float32"), ("cnn", "float64")):
         found[f"{CARRIER}-{model}-{dtype}"] = _config(
-            num_ranks, "gradient_averaging", model, "momentum", dtype, communicator=CARRIER)
+            num_ranks, "gradient_averaging", model, "momentum", dtype, communicator=CARRIER
+        )
     for name, optimizer, how in RECORDED:  # a rate that falls would lie on the device in float32
         found[f"recorded-{name}-{optimizer}-float64"] = _config(
-            num_ranks, "gradient_averaging", "mlp", optimizer, "float64", **how, cuda_graph=True,
-            lr_schedule="constant")
+            num_ranks,
+            "gradient_averaging",
+            "mlp",
+            optimizer,
+            "float64",
+            **how,
+            cuda_graph=True,
+            lr_schedule="constant",
+        )
     if num_ranks == 2:
         found[f"{CARRIER}-resnet18-float64"] = _config(
-            num_ranks, "gradient_averaging", "resnet18", "momentum", "float64", communicator=CARRIER)
-    found["loader-mlp-float32"] = _config(num_ranks, "gradient_averaging", "mlp", "momentum", "float32",
-                                          data_loading="loader")
-    found["full-size-mlp-float32"] = RunConfig(strategy="gradient_averaging", num_ranks=num_ranks, num_threads=1,
-                                               lr=0.05, global_batch_size=UNEVEN, device=DEVICE)
-    return {name: config for name, config in found.items()
-            if not offers.shared_gpus(config, num_ranks, torch.cuda.device_count())}
+            num_ranks, "gradient_averaging", "resnet18", "momentum", "float64", communicator=CARRIER
+        )
+    found["loader-mlp-float32"] = _config(
+        num_ranks, "gradient_averaging", "mlp", "momentum", "float32", data_loading="loader"
+    )
+    found["full-size-mlp-float32"] = RunConfig(
+        strategy="gradient_averaging",
+        num_ranks=num_ranks,
+        num_threads=1,
+        lr=0.05,
+        global_batch_size=UNEVEN,
+        device=DEVICE,
+    )
+    return {
+        name: config
+        for name, config in found.items()
+        if not offers.shared_gpus(config, num_ranks, torch.cuda.device_count())
+    }
 
 
-def _config(num_ranks: int, strategy: str, model: str, optimizer: str, dtype: str, **more) -> RunConfig:
-    # small enough that training itself does not amplify rounding; what is compared is one computation with another
+def _config(
+    num_ranks: int, strategy: str, model: str, optimizer: str, dtype: str, **more
+) -> RunConfig:
+    # small enough that training itself does not amplify rounding; what is compared is one
+    # computation with another
     lr = 0.001 if optimizer in ("adam", "adagrad") else 0.02 if model == "resnet18" else 0.1
-    parameters = {"global_batch_size": UNEVEN, "num_epochs": 2, "lr_schedule": "linear", **SMALL[model], **more}
-    return RunConfig(strategy=strategy, model=model, optimizer=optimizer, dtype=dtype, num_ranks=num_ranks, lr=lr,
-                     num_threads=1, device=DEVICE, **parameters)
+    parameters = {
+        "global_batch_size": UNEVEN,
+        "num_epochs": 2,
+        "lr_schedule": "linear",
+        **SMALL[model],
+        **more,
+    }
+    return RunConfig(
+        strategy=strategy,
+        model=model,
+        optimizer=optimizer,
+        dtype=dtype,
+        num_ranks=num_ranks,
+        lr=lr,
+        num_threads=1,
+        device=DEVICE,
+        **parameters,
+    )
 
 
 def main() -> None:
     ranks = world()
     if DEVICE == "cpu":
         cuda_graph.recorder = lambda _: TapeRecorder()
-    found = {name: difference_from_serial(config.to_dict()) for name, config in cases(ranks.size).items()}
+    found = {
+        name: difference_from_serial(config.to_dict()) for name, config in cases(ranks.size).items()
+    }
     if ranks.rank == 0:
         print("\nRESULT " + json.dumps(found))
 

@@ -1,4 +1,5 @@
-"""Run by mpiexec: all-reduces of every kind and size, on one node and on pretended ones; ways to hand tensors over."""
+"""Run by mpiexec: all-reduces of every kind and size, on one node and on pretended ones; ways to
+hand tensors over."""
 
 from __future__ import annotations
 
@@ -16,9 +17,12 @@ SIZES = (1, 2, 3, 17, 1000, 100_003)
 
 
 def check(kind: str, size: int, dtype: torch.dtype, ranks_per_node: int | None) -> dict[str, bool]:
-    """Sum a buffer three times over; whole numbers keep the sums exact, so that any mistake shows."""
+    """Sum a buffer three times over; whole numbers keep the sums exact, so that any mistake
+    shows."""
     ranks = MpiCommunicator(MPI.COMM_WORLD, ranks_per_node=ranks_per_node)
-    reducer = allreduce.build(kind, ranks, torch.zeros(size, dtype=dtype), Timeline(), bucket_bytes=4096)
+    reducer = allreduce.build(
+        kind, ranks, torch.zeros(size, dtype=dtype), Timeline(), bucket_bytes=4096
+    )
     exact = []
     for turn in range(3):
         numbers = torch.arange(size, dtype=dtype) % 1000 + turn
@@ -47,9 +51,12 @@ def check_way(way: str, dtype: torch.dtype) -> dict[str, bool]:
     send = ranks.start_send(numbers + ranks.rank, (ranks.rank + 1) % ranks.size, 7)
     receive.wait()
     send.wait()
-    exact = [torch.equal(total, expected), torch.equal(begun, expected),
-             torch.equal(spread, (numbers + ranks.size - 1).to(dtype)),
-             torch.equal(arriving, numbers + (ranks.rank - 1) % ranks.size)]
+    exact = [
+        torch.equal(total, expected),
+        torch.equal(begun, expected),
+        torch.equal(spread, (numbers + ranks.size - 1).to(dtype)),
+        torch.equal(arriving, numbers + (ranks.rank - 1) % ranks.size),
+    ]
     return {"exact": all(ranks.allgather_objects(all(exact))), "same_bits": True}
 
 
@@ -58,13 +65,18 @@ def check_strided() -> dict[str, bool]:
     ranks = MpiCommunicator(MPI.COMM_WORLD)
     tensor = torch.full((2, 3, 4, 5), float(ranks.rank)).to(memory_format=torch.channels_last)
     ranks.broadcast_(tensor, ranks.size - 1)
-    exact = bool((tensor == ranks.size - 1).all()) and tensor.is_contiguous(memory_format=torch.channels_last)
+    exact = bool((tensor == ranks.size - 1).all()) and tensor.is_contiguous(
+        memory_format=torch.channels_last
+    )
     return {"exact": all(ranks.allgather_objects(exact)), "same_bits": True}
 
 
 def main() -> None:
-    found = {f"{way}-{dtype}": check_way(way, dtype) for way in (STAGED, ADDRESS)
-             for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8)}
+    found = {
+        f"{way}-{dtype}": check_way(way, dtype)
+        for way in (STAGED, ADDRESS)
+        for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8)
+    }
     found["strided"] = check_strided()
     found["cuda_aware"] = is_cuda_aware()
     for kind in ("shared", "mpi", "overlapped"):

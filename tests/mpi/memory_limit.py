@@ -1,4 +1,5 @@
-"""Run by mpiexec: a model under a memory budget that one rank cannot hold; prints what became of it."""
+"""Run by mpiexec: a model under a memory budget that one rank cannot hold; prints what became of
+it."""
 
 from __future__ import annotations
 
@@ -9,12 +10,21 @@ from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.loop.training import train
 from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 
-LARGE = {"hidden": (3072, 3072, 3072, 3072), "num_steps": 2, "num_warmup_steps": 1, "global_batch_size": 16,
-         "evaluate_every": 0, "memory_budget_mib": 540, "num_threads": 1, "num_microbatches": 2}
+LARGE = {
+    "hidden": (3072, 3072, 3072, 3072),
+    "num_steps": 2,
+    "num_warmup_steps": 1,
+    "global_batch_size": 16,
+    "evaluate_every": 0,
+    "memory_budget_mib": 540,
+    "num_threads": 1,
+    "num_microbatches": 2,
+}
 
 
 def outcome(config: RunConfig) -> str:
-    """Return "trained", or the error where one rank alone has the whole model; several end together with theirs."""
+    """Return "trained", or the error where one rank alone has the whole model; several end together
+    with theirs."""
     try:
         record = train(config, world())
     except MemoryError as error:
@@ -27,7 +37,10 @@ def outcome(config: RunConfig) -> str:
 def main() -> None:
     ranks = world()
     strategies = ("pipeline", "tensor") if ranks.size > 1 else ("serial",)
-    found = {name: outcome(RunConfig(strategy=name, num_ranks=ranks.size, **LARGE)) for name in strategies}
+    found = {
+        name: outcome(RunConfig(strategy=name, num_ranks=ranks.size, **LARGE))
+        for name in strategies
+    }
     if ranks.rank == 0:
         print("\nRESULT " + json.dumps(found))
 

@@ -1,4 +1,5 @@
-"""Run by mpiexec: model parallelism against serial training, a case a schedule, model and type; prints what differs."""
+"""Run by mpiexec: model parallelism against serial training, a case a schedule, model and type;
+prints what differs."""
 
 from __future__ import annotations
 
@@ -15,14 +16,25 @@ from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 from tests.conftest import DEVICE
 
 # 9 blocks each: 2, 4 and 8 stages do not divide them
-SMALL = {"mlp": {"hidden": (32, 16, 24, 12, 20, 16, 12, 14)},
-         "cnn": {"channels": (5, 5, 4), "hidden": (16, 12, 14, 12, 13)}}
-COMMON = {"num_threads": 1, "num_epochs": 2, "lr": 0.02, "optimizer": "momentum", "global_batch_size": 67,
-          "device": DEVICE,
-          "num_microbatches": 5}  # 67 examples: uneven micro-batches; the last batch of 7 leaves some of one example
-RESNET = {"pipeline": {}, "pipeline-interleaved": {"schedule": "interleaved", "convolution": "im2col"},
-          "tensor": {"convolution": "im2col", "memory_format": "channels_last"},
-          "hybrid": {"pipeline_size": 1}}  # in one micro-batch: each normalises with statistics of its own
+SMALL = {
+    "mlp": {"hidden": (32, 16, 24, 12, 20, 16, 12, 14)},
+    "cnn": {"channels": (5, 5, 4), "hidden": (16, 12, 14, 12, 13)},
+}
+COMMON = {
+    "num_threads": 1,
+    "num_epochs": 2,
+    "lr": 0.02,
+    "optimizer": "momentum",
+    "global_batch_size": 67,
+    "device": DEVICE,
+    "num_microbatches": 5,
+}  # 67 examples: uneven micro-batches; the last batch of 7 leaves some of one example
+RESNET = {
+    "pipeline": {},
+    "pipeline-interleaved": {"schedule": "interleaved", "convolution": "im2col"},
+    "tensor": {"convolution": "im2col", "memory_format": "channels_last"},
+    "hybrid": {"pipeline_size": 1},
+}  # in one micro-batch: each normalises with statistics of its own
 CUTS = {1: "layers", 2: "2", 3: "1,7", 4: "3,4,8"}
 
 
@@ -32,30 +44,55 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
     for model, dtype in itertools.product(SMALL, ("float32", "float64")):
         common = {**COMMON, **SMALL[model], "model": model, "dtype": dtype, "num_ranks": num_ranks}
         for schedule in SCHEDULES:
-            found[f"pipeline-{schedule}-{model}-{dtype}"] = RunConfig(strategy="pipeline", schedule=schedule, **common)
-        found[f"cuts-{model}-{dtype}"] = RunConfig(strategy="pipeline", balance=CUTS[num_ranks], **common)
+            found[f"pipeline-{schedule}-{model}-{dtype}"] = RunConfig(
+                strategy="pipeline", schedule=schedule, **common
+            )
+        found[f"cuts-{model}-{dtype}"] = RunConfig(
+            strategy="pipeline", balance=CUTS[num_ranks], **common
+        )
         found[f"empty-microbatches-{model}-{dtype}"] = RunConfig(
-            strategy="pipeline", **{**common, "global_batch_size": 71})
+            strategy="pipeline", **{**common, "global_batch_size": 71}
+        )
         found[f"tensor-{model}-{dtype}"] = RunConfig(strategy="tensor", **common)
         for size in (size for size in (1, 2) if num_ranks % size == 0):
-            found[f"hybrid-{size}-{model}-{dtype}"] = RunConfig(strategy="hybrid", pipeline_size=size, **common)
+            found[f"hybrid-{size}-{model}-{dtype}"] = RunConfig(
+                strategy="hybrid", pipeline_size=size, **common
+            )
         even = {**common, "global_batch_size": 60, "num_microbatches": 4}
         for schedule in ("gpipe", "1f1b", "interleaved"):
             found[f"torch_pipelining-{schedule}-{model}-{dtype}"] = RunConfig(
-                strategy="torch_pipelining", schedule=schedule, **{**even, "num_steps": 100})
+                strategy="torch_pipelining", schedule=schedule, **{**even, "num_steps": 100}
+            )
     for strategy, more in RESNET.items():
         found[f"{strategy}-resnet18-float64"] = RunConfig(
-            strategy=strategy.split("-")[0], num_ranks=num_ranks, model="resnet18", stem="imagenet", width=4,
-            dtype="float64", **{**COMMON, "num_microbatches": 1, **more})
-    found["measured-mlp-float64"] = RunConfig(strategy="pipeline", balance="measured", dtype="float64",
-                                              num_ranks=num_ranks, **COMMON, **SMALL["mlp"])
-    return {name: config for name, config in found.items()
-            if not offers.shared_gpus(config, num_ranks, torch.cuda.device_count())}
+            strategy=strategy.split("-")[0],
+            num_ranks=num_ranks,
+            model="resnet18",
+            stem="imagenet",
+            width=4,
+            dtype="float64",
+            **{**COMMON, "num_microbatches": 1, **more},
+        )
+    found["measured-mlp-float64"] = RunConfig(
+        strategy="pipeline",
+        balance="measured",
+        dtype="float64",
+        num_ranks=num_ranks,
+        **COMMON,
+        **SMALL["mlp"],
+    )
+    return {
+        name: config
+        for name, config in found.items()
+        if not offers.shared_gpus(config, num_ranks, torch.cuda.device_count())
+    }
 
 
 def main() -> None:
     ranks = world()
-    found = {name: difference_from_serial(config.to_dict()) for name, config in cases(ranks.size).items()}
+    found = {
+        name: difference_from_serial(config.to_dict()) for name, config in cases(ranks.size).items()
+    }
     if ranks.rank == 0:
         print("\nRESULT " + json.dumps(found))
 

@@ -1,8 +1,9 @@
-"""Run by mpiexec on 4 ranks: runs that are broken off and resumed, and one that goes from strategy to strategy.
+"""Run by mpiexec on 4 ranks: runs that are broken off and resumed, and one that goes from strategy
+to strategy.
 
-Rank 0 prints one JSON object: `broken_off` has for each case what became of an undisturbed run and of one that was
-broken off and resumed; `changed`, for each optimizer, how far a run that changes its strategy and number of ranks again
-and again ends from a serial one.
+Rank 0 prints one JSON object: `broken_off` has for each case what became of an undisturbed run and
+of one that was broken off and resumed; `changed`, for each optimizer, how far a run that changes
+its strategy and number of ranks again and again ends from a serial one.
 """
 
 from __future__ import annotations
@@ -20,19 +21,47 @@ from nnpar_lib.trainers.loop import agreement
 from nnpar_lib.trainers.loop.training import train
 from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 
-SMALL = {"hidden": (32, 16, 12), "num_threads": 1, "global_batch_size": 401, "num_steps": 40, "num_epochs": 2,
-         "num_warmup_steps": 1, "lr": 0.01, "lr_schedule": "linear"}
+SMALL = {
+    "hidden": (32, 16, 12),
+    "num_threads": 1,
+    "global_batch_size": 401,
+    "num_steps": 40,
+    "num_epochs": 2,
+    "num_warmup_steps": 1,
+    "lr": 0.01,
+    "lr_schedule": "linear",
+}
 CNN = {"model": "cnn", "channels": (3, 5), "hidden": (16,)}
-RESNET = {"model": "resnet18", "stem": "imagenet", "width": 4, "global_batch_size": 60, "hidden": None}
+RESNET = {
+    "model": "resnet18",
+    "stem": "imagenet",
+    "width": 4,
+    "global_batch_size": 60,
+    "hidden": None,
+}
 BROKEN_OFF = {
     "serial": {"optimizer": "adam"},
     "tutorial": {"strategy": "tutorial", "global_batch_size": 65},
     "shared": {"strategy": "gradient_averaging", "num_ranks": 3, "optimizer": "adam"},
-    "mpi": {"strategy": "gradient_averaging", "num_ranks": 4, "allreduce": "mpi", "optimizer": "adagrad"},
-    "overlapped": {"strategy": "gradient_averaging", "num_ranks": 2, "allreduce": "overlapped",
-                   "optimizer": "nesterov"},
+    "mpi": {
+        "strategy": "gradient_averaging",
+        "num_ranks": 4,
+        "allreduce": "mpi",
+        "optimizer": "adagrad",
+    },
+    "overlapped": {
+        "strategy": "gradient_averaging",
+        "num_ranks": 2,
+        "allreduce": "overlapped",
+        "optimizer": "nesterov",
+    },
     "averages": {"strategy": "weight_averaging", "num_ranks": 3, "average_every": 8},
-    "averages-adam": {"strategy": "weight_averaging", "num_ranks": 4, "average_every": 8, "optimizer": "adam"},
+    "averages-adam": {
+        "strategy": "weight_averaging",
+        "num_ranks": 4,
+        "average_every": 8,
+        "optimizer": "adam",
+    },
     "root": {"strategy": "root_worker", "num_ranks": 3},
     "idle-root": {"strategy": "root_worker", "num_ranks": 3, "shard_data": False},
     "pipeline": {"strategy": "pipeline", "num_ranks": 4, "optimizer": "adam"},
@@ -40,8 +69,13 @@ BROKEN_OFF = {
     "tensor": {"strategy": "tensor", "num_ranks": 3},
     "tensor-cnn": {"strategy": "tensor", "num_ranks": 3, **CNN},
     "hybrid-cnn": {"strategy": "hybrid", "num_ranks": 4, "pipeline_size": 2, **CNN},
-    "resnet": {"strategy": "gradient_averaging", "num_ranks": 2, **RESNET, "batch_norm": "local",
-               "memory_format": "channels_last"},
+    "resnet": {
+        "strategy": "gradient_averaging",
+        "num_ranks": 2,
+        **RESNET,
+        "batch_norm": "local",
+        "memory_format": "channels_last",
+    },
     "resnet-tensor": {"strategy": "tensor", "num_ranks": 2, **RESNET},
     "ddp": {"strategy": "torch_ddp", "num_ranks": 2, "optimizer": "adam"},
     "torch-pipelining": {"strategy": "torch_pipelining", "num_ranks": 2, "global_batch_size": 400},
@@ -85,9 +119,15 @@ def broken_off(path, parameters):
     if world().rank == 0:
         both = (undisturbed, resumed)
         losses = [[entry["train_loss"] for entry in record.history] for record in both]
-        return {"digests": [undisturbed.weights_sha256, resumed.weights_sha256], "resumed_at": resumed.resumed_at,
-                "seconds": [[record.train_seconds, record.history[-1]["train_seconds"]] for record in both],
-                "num_examples": [undisturbed.num_examples, resumed.num_examples], "losses": losses}
+        return {
+            "digests": [undisturbed.weights_sha256, resumed.weights_sha256],
+            "resumed_at": resumed.resumed_at,
+            "seconds": [
+                [record.train_seconds, record.history[-1]["train_seconds"]] for record in both
+            ],
+            "num_examples": [undisturbed.num_examples, resumed.num_examples],
+            "losses": losses,
+        }
     return None
 
 
@@ -96,14 +136,31 @@ def changed(folder, optimizer):
     common = {**SMALL, "dtype": "float64", "optimizer": optimizer}
     common["lr_schedule"] = "constant"
     for leg, parameters in enumerate(CHANGES, start=1):
-        run(RunConfig(**{**common, **parameters, "num_steps": 3 * leg, "checkpoint": str(folder / "changed")}))
-    run(RunConfig(**{**common, "num_steps": 3 * len(CHANGES), "checkpoint": str(folder / "serial")}))
+        run(
+            RunConfig(
+                **{
+                    **common,
+                    **parameters,
+                    "num_steps": 3 * leg,
+                    "checkpoint": str(folder / "changed"),
+                }
+            )
+        )
+    run(
+        RunConfig(**{**common, "num_steps": 3 * len(CHANGES), "checkpoint": str(folder / "serial")})
+    )
     if world().rank > 0:
         return None
     one, other = (checkpoint_file.read_tensors(folder / name) for name in ("changed", "serial"))
     assert sorted(one) == sorted(other)
-    return {kind: max(float((one[name] - other[name]).norm() / other[name].norm()) for name in one
-                      if name.startswith(kind)) for kind in {name.split(".")[0] for name in one}}
+    return {
+        kind: max(
+            float((one[name] - other[name]).norm() / other[name].norm())
+            for name in one
+            if name.startswith(kind)
+        )
+        for kind in {name.split(".")[0] for name in one}
+    }
 
 
 def main():
@@ -111,8 +168,13 @@ def main():
     ranks = world()
     with tempfile.TemporaryDirectory() as own:
         folder = Path(ranks.broadcast_object(own))
-        found = {"broken_off": {name: broken_off(folder / name, parameters) for name, parameters in BROKEN_OFF.items()},
-                 "changed": {}}
+        found = {
+            "broken_off": {
+                name: broken_off(folder / name, parameters)
+                for name, parameters in BROKEN_OFF.items()
+            },
+            "changed": {},
+        }
         for optimizer in ("momentum", "adam", "adagrad"):
             (folder / optimizer).mkdir(exist_ok=True)
             found["changed"][optimizer] = changed(folder / optimizer, optimizer)

@@ -1,4 +1,5 @@
-"""Run by mpiexec on 3 ranks: one of them stops in the middle of a run, and does not come to the next exchange."""
+"""Run by mpiexec on 3 ranks: one of them stops in the middle of a run, and does not come to the
+next exchange."""
 
 import os
 import signal
@@ -18,5 +19,15 @@ def stop(fraction, text):
 
 if __name__ == "__main__":
     with abort_all_on_error():
-        train(RunConfig(strategy="gradient_averaging", num_ranks=3, num_steps=40, num_threads=1, hidden=(16,),
-                        stall_seconds=STALL_SECONDS), world(), report=stop)
+        train(
+            RunConfig(
+                strategy="gradient_averaging",
+                num_ranks=3,
+                num_steps=40,
+                num_threads=1,
+                hidden=(16,),
+                stall_seconds=STALL_SECONDS,
+            ),
+            world(),
+            report=stop,
+        )

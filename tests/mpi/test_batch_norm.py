@@ -1,4 +1,5 @@
-"""Batch normalisation over ranks and micro-batches does what it says, and evaluation agrees on all ranks."""
+"""Batch normalisation over ranks and micro-batches does what it says, and evaluation agrees on all
+ranks."""
 
 import pytest
 
@@ -13,11 +14,21 @@ def test_statistics_are_those_of_the_examples_that_pass_a_layer_together(name):
     assert found["weights"] < 1e-12 and found.get("logits", 0) < 1e-10
 
 
-@pytest.mark.parametrize("changes", [
-    {"strategy": "gradient_averaging", "batch_norm": "local", "num_ranks": 4, "global_batch_size": 7},
-    {"strategy": "pipeline", "num_ranks": 2, "num_microbatches": 4, "global_batch_size": 7},
-    {"global_batch_size": 11_999},  # the last batch of an epoch has one example
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "strategy": "gradient_averaging",
+            "batch_norm": "local",
+            "num_ranks": 4,
+            "global_batch_size": 7,
+        },
+        {"strategy": "pipeline", "num_ranks": 2, "num_microbatches": 4, "global_batch_size": 7},
+        {"global_batch_size": 11_999},  # the last batch of an epoch has one example
+    ],
+)
 def test_parts_without_a_variance_are_refused(changes):
-    with pytest.raises(ValueError, match=f"global_batch_size={changes['global_batch_size']} leaves [01] examples"):
+    with pytest.raises(
+        ValueError, match=f"global_batch_size={changes['global_batch_size']} leaves [01] examples"
+    ):
         RunConfig(model="resnet18", stem="imagenet", **changes)

@@ -15,9 +15,12 @@ def test_a_parallel_run_ends_where_a_serial_run_ends(num_ranks, name):
     found = mpi_results(num_ranks, "tests.mpi.equality")[name]
     tolerance = TOLERANCE[name.rsplit("-", 1)[1]]
     if "resnet18" in name:
-        tolerance *= 10  # depth amplifies rounding: another order of the examples alone moves a gradient by 1e-13
+        # depth amplifies rounding: another order of the examples alone moves a gradient by 1e-13
+        tolerance *= 10
     assert found["weights"] < tolerance
-    assert found["first_update"] < 10 * tolerance  # a difference of nearly equal weights: digits cancel
+    assert (
+        found["first_update"] < 10 * tolerance
+    )  # a difference of nearly equal weights: digits cancel
     assert found["loss"] < tolerance
     assert found["accuracy"] == 0
     assert found["num_distinct"] == 1
@@ -25,4 +28,7 @@ def test_a_parallel_run_ends_where_a_serial_run_ends(num_ranks, name):
 
 @pytest.mark.parametrize("num_ranks", RANK_COUNTS)
 def test_the_steps_that_are_compared_move_the_weights(num_ranks):
-    assert min(found["moved"] for found in mpi_results(num_ranks, "tests.mpi.equality").values()) > 1e-3
+    assert (
+        min(found["moved"] for found in mpi_results(num_ranks, "tests.mpi.equality").values())
+        > 1e-3
+    )

@@ -13,7 +13,9 @@ def test_every_all_reduce_is_exact_and_gives_all_ranks_the_same_bits(num_ranks):
     found = dict(mpi_results(num_ranks, "tests.mpi.exchanges"))
     del found["cuda_aware"]
     assert len(found) == 72 + 9
-    assert [name for name, outcome in found.items() if not (outcome["exact"] and outcome["same_bits"])] == []
+    assert [
+        name for name, outcome in found.items() if not (outcome["exact"] and outcome["same_bits"])
+    ] == []
 
 
 def test_an_mpi_that_is_built_without_cuda_says_so():

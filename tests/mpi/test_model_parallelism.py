@@ -1,4 +1,5 @@
-"""Model parallelism ends where a serial run ends, in every parameter of every stage, under the real mpiexec."""
+"""Model parallelism ends where a serial run ends, in every parameter of every stage, under the real
+mpiexec."""
 
 import pytest
 
@@ -7,7 +8,9 @@ from tests.mpi import model_parallelism
 
 RANK_COUNTS = (1, 2, 3, 4)
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
-CASES = [(num_ranks, name) for num_ranks in RANK_COUNTS for name in model_parallelism.cases(num_ranks)]
+CASES = [
+    (num_ranks, name) for num_ranks in RANK_COUNTS for name in model_parallelism.cases(num_ranks)
+]
 
 
 @pytest.mark.parametrize(("num_ranks", "name"), CASES)
@@ -15,7 +18,9 @@ def test_a_model_in_parts_ends_where_a_whole_one_ends(num_ranks, name):
     found = mpi_results(num_ranks, "tests.mpi.model_parallelism")[name]
     tolerance = TOLERANCE[name.rsplit("-", 1)[1]]
     assert found["weights"] < tolerance
-    assert found["first_update"] < 10 * tolerance  # a difference of nearly equal weights: digits cancel
+    assert (
+        found["first_update"] < 10 * tolerance
+    )  # a difference of nearly equal weights: digits cancel
     assert found["worst_parameter"] < 10 * tolerance
     assert found["loss"] < tolerance
     assert found["accuracy"] == 0
@@ -24,7 +29,13 @@ def test_a_model_in_parts_ends_where_a_whole_one_ends(num_ranks, name):
 
 @pytest.mark.parametrize("num_ranks", RANK_COUNTS)
 def test_the_steps_that_are_compared_move_the_weights(num_ranks):
-    assert min(found["moved"] for found in mpi_results(num_ranks, "tests.mpi.model_parallelism").values()) > 1e-3
+    assert (
+        min(
+            found["moved"]
+            for found in mpi_results(num_ranks, "tests.mpi.model_parallelism").values()
+        )
+        > 1e-3
+    )
 
 
 def test_a_model_that_does_not_fit_on_one_rank_fails_with_the_remedy():
@@ -34,4 +45,7 @@ def test_a_model_that_does_not_fit_on_one_rank_fails_with_the_remedy():
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_a_model_that_does_not_fit_on_one_rank_trains_on_several(num_ranks):
-    assert mpi_results(num_ranks, "tests.mpi.memory_limit") == {"pipeline": "trained", "tensor": "trained"}
+    assert mpi_results(num_ranks, "tests.mpi.memory_limit") == {
+        "pipeline": "trained",
+        "tensor": "trained",
+    }

@@ -28,7 +28,8 @@ def test_local_sgd_counts_steps_without_averaging_more_often_than_it_says():
 
 
 def steps_of_local_sgd(num_ranks):
-    """Return the steps to the goals of copies that are trained apart and averaged now and then, in this process."""
+    """Return the steps to the goals of copies that are trained apart and averaged now and then, in
+    this process."""
     config, data = RunConfig.from_parameters(regimes.parallel(1)), load_split("digits")
     copies = [Replica(config, Timeline()) for _ in range(num_ranks)]
     sources = [BatchSource(data, config, size=num_ranks, rank=rank) for rank in range(num_ranks)]
@@ -47,12 +48,13 @@ def steps_of_local_sgd(num_ranks):
         if step == next_check:
             next_check = next(checks)
             wrong = (copies[0].model(images).argmax(dim=1) != data.test_labels).double().mean()
-            found += [step for goal in regimes.GOALS[len(found):] if wrong <= goal]
+            found += [step for goal in regimes.GOALS[len(found) :] if wrong <= goal]
     return [*found, *[None] * (len(regimes.GOALS) - len(found))]
 
 
 def serial_norms(num_ranks, steps):
-    """Return squared norms of the parts' and of the whole batch's mean gradients, from serial training."""
+    """Return squared norms of the parts' and of the whole batch's mean gradients, from serial
+    training."""
     config = RunConfig.from_parameters(regimes.parallel(1))
     place(config, SingleCommunicator())
     data, replica = load_split("digits"), Replica(config, Timeline())
@@ -60,8 +62,14 @@ def serial_norms(num_ranks, steps):
     for step in range(max(steps) + 1):
         batch = source.batch(step)
         size = len(batch.labels) // num_ranks
-        parts = [Batch(batch.images[i * size:(i + 1) * size], batch.labels[i * size:(i + 1) * size], size)
-                 for i in range(num_ranks)]
+        parts = [
+            Batch(
+                batch.images[i * size : (i + 1) * size],
+                batch.labels[i * size : (i + 1) * size],
+                size,
+            )
+            for i in range(num_ranks)
+        ]
         small = [square(replica, part) for part in parts] if step in steps else [0.0]
         found[step] = sum(small) / len(small), square(replica, batch)
         replica.update(step)
@@ -70,7 +78,11 @@ def serial_norms(num_ranks, steps):
 
 def square(replica, batch):
     replica.compute_gradient(batch)
-    return float(torch.cat([parameter.reshape(-1) for parameter in replica.weights.grad.split(1000)]).square().sum())
+    return float(
+        torch.cat([parameter.reshape(-1) for parameter in replica.weights.grad.split(1000)])
+        .square()
+        .sum()
+    )
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 4])

@@ -1,4 +1,5 @@
-"""A run that was broken off goes on where it was, to the last bit; another strategy can go on from its checkpoint."""
+"""A run that was broken off goes on where it was, to the last bit; another strategy can go on from
+its checkpoint."""
 
 import pytest
 

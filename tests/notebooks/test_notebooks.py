@@ -13,12 +13,37 @@ from nnpar_lib.launch import notebook
 from nnpar_lib.records import provenance, store
 from tests.conftest import ROOT, run_python
 
-NUM_RECORDS = {"00_allreduce": 18, "01_accuracy": 2, "01_threads": 12, "02_ladder": 18, "02_strong_scaling": 20,
-               "02_weak_scaling": 20, "02_threads_against_ranks": 18, "02_averaging": 8,
-               "03_costs": 35, "03_schedules": 26, "03_microbatches": 20, "03_memory": 6, "03_balance": 18,
-               "03_tensor": 8, "04_runs": 43, "05_costs": 37, "05_grid": 54, "05_accuracy": 10,
-               "06_roofline": 3, "06_precision": 10, "06_portions": 8, "06_tuned": 4, "06_ranks": 3, "06_epoch": 4,
-               "07_framework": 6, "07_messages": 7, "07_accuracy": 2, "07_threads": 3, "08_demo": 12}
+NUM_RECORDS = {
+    "00_allreduce": 18,
+    "01_accuracy": 2,
+    "01_threads": 12,
+    "02_ladder": 18,
+    "02_strong_scaling": 20,
+    "02_weak_scaling": 20,
+    "02_threads_against_ranks": 18,
+    "02_averaging": 8,
+    "03_costs": 35,
+    "03_schedules": 26,
+    "03_microbatches": 20,
+    "03_memory": 6,
+    "03_balance": 18,
+    "03_tensor": 8,
+    "04_runs": 43,
+    "05_costs": 37,
+    "05_grid": 54,
+    "05_accuracy": 10,
+    "06_roofline": 3,
+    "06_precision": 10,
+    "06_portions": 8,
+    "06_tuned": 4,
+    "06_ranks": 3,
+    "06_epoch": 4,
+    "07_framework": 6,
+    "07_messages": 7,
+    "07_accuracy": 2,
+    "07_threads": 3,
+    "08_demo": 12,
+}
 FOR_BATCH_JOBS = "09_scale_over_nodes"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -43,18 +68,36 @@ def test_every_notebook_leaves_its_records(built):
 def test_what_was_trained_has_learnt_and_says_where_it_was_measured(built):
     records = store.load(built / "results" / "digits-quick" / "01_accuracy.jsonl")
     assert min(record.final_test_accuracy for record in records) > 0.9
-    assert all(record.provenance["host"] and record.provenance["packages"]["torch"] for record in records)
+    assert all(
+        record.provenance["host"] and record.provenance["packages"]["torch"] for record in records
+    )
 
 
 @pytest.mark.timeout(1000)
 def test_a_model_in_parts_learns_as_a_whole_one_and_one_that_does_not_fit_trains_in_parts(built):
     folder = built / "results" / "digits-quick"
-    accuracy = comparison.accuracy(store.frame(store.load(folder / "05_accuracy.jsonl")), {"mlp": 0.5, "cnn": 0.5})
+    accuracy = comparison.accuracy(
+        store.frame(store.load(folder / "05_accuracy.jsonl")), {"mlp": 0.5, "cnn": 0.5}
+    )
     same = accuracy[~accuracy["label"].str.startswith("weight averaging")]
-    assert len(same) == 8 and same["accuracy_lost"].abs().max() < 0.003 and same["seconds_to_goal"].notna().all()
-    large = [record for record in store.load(folder / "03_memory.jsonl") if record.experiment == "does_not_fit"]
-    assert [(record.strategy, record.diverged) for record in large] == [("pipeline", False), ("tensor", False)]
-    live = {record.label: record.memory[0]["activations"] for record in store.load(folder / "03_memory.jsonl")}
+    assert (
+        len(same) == 8
+        and same["accuracy_lost"].abs().max() < 0.003
+        and same["seconds_to_goal"].notna().all()
+    )
+    large = [
+        record
+        for record in store.load(folder / "03_memory.jsonl")
+        if record.experiment == "does_not_fit"
+    ]
+    assert [(record.strategy, record.diverged) for record in large] == [
+        ("pipeline", False),
+        ("tensor", False),
+    ]
+    live = {
+        record.label: record.memory[0]["activations"]
+        for record in store.load(folder / "03_memory.jsonl")
+    }
     assert live["1f1b, 16 micro-batches"] < live["gpipe, 16 micro-batches"] / 3
 
 
@@ -63,7 +106,12 @@ def test_the_quick_study_finds_steps_at_every_batch_size(built):
     folder = built / "results" / "digits-quick"
     runs = regimes_study.read(folder / "04_mlp_sgd.json")
     assert sorted(runs["batch_size"].unique()) == [16, 32, 64, 128, 256, 512]
-    steps = runs[runs["stage"] == "estimate"].groupby(["goal_error", "batch_size"])["steps"].median().unstack()
+    steps = (
+        runs[runs["stage"] == "estimate"]
+        .groupby(["goal_error", "batch_size"])["steps"]
+        .median()
+        .unstack()
+    )
     assert (steps[16] > 2 * steps[512]).all()
     records = store.frame(store.load(folder / "04_runs.jsonl"))
     assert records["kind"].value_counts().to_dict() == {"run": 24, "trial": 18, "norms": 1}
@@ -74,7 +122,9 @@ def test_the_quick_study_finds_steps_at_every_batch_size(built):
 @pytest.mark.timeout(1000)
 def test_all_exact_ways_of_the_demonstration_end_with_the_same_loss(built):
     records = store.frame(store.load(built / "results" / "digits-quick" / "08_demo.jsonl"))
-    spread = records.groupby("model")["final_train_loss"].agg(lambda loss: loss.max() / loss.min() - 1)
+    spread = records.groupby("model")["final_train_loss"].agg(
+        lambda loss: loss.max() / loss.min() - 1
+    )
     assert set(spread.index) == {"mlp", "cnn", "resnet18"} and spread[["mlp", "cnn"]].max() < 1e-3
 
 
@@ -82,16 +132,32 @@ def test_all_exact_ways_of_the_demonstration_end_with_the_same_loss(built):
 @pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem != FOR_BATCH_JOBS])
 def test_what_a_notebook_says_it_saw_is_computed(built, name):
     notebook = nbformat.read(built / "executed" / f"{name}.ipynb", 4)
-    said = [output["data"]["text/markdown"] for cell in notebook.cells for output in cell.get("outputs", [])
-            if "text/markdown" in output.get("data", {})]
+    said = [
+        output["data"]["text/markdown"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "text/markdown" in output.get("data", {})
+    ]
     assert said and "nan" not in " ".join(said).split()
     assert str(ROOT) not in (built / "executed" / f"{name}.ipynb").read_text()
 
 
 @pytest.mark.timeout(1000)
-@pytest.mark.parametrize(("name", "num_figures"), [("index", 1), ("data_parallelism", 7), ("model_parallelism", 6),
-                                                   ("regimes", 6), ("precision", 3), ("cpp", 2), ("claims", 0)])
-def test_a_page_has_every_number_and_figure_and_asks_the_network_for_nothing(built, name, num_figures):
+@pytest.mark.parametrize(
+    ("name", "num_figures"),
+    [
+        ("index", 1),
+        ("data_parallelism", 7),
+        ("model_parallelism", 6),
+        ("regimes", 6),
+        ("precision", 3),
+        ("cpp", 2),
+        ("claims", 0),
+    ],
+)
+def test_a_page_has_every_number_and_figure_and_asks_the_network_for_nothing(
+    built, name, num_figures
+):
     page = (built / "html" / f"{name}.html").read_text()
     text = re.sub(r"<[^>]+>", " ", page)
     assert "glue" not in text and "nan" not in text.split()
@@ -114,7 +180,9 @@ def test_a_build_that_goes_on_measures_nothing_again(built):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     process = run_python("report/build.py", "--folder", built, "--resume", timeout=900)
     assert process.returncode == 0, (process.stdout + process.stderr)[-3000:]
-    assert process.stdout.count("was finished before") == len(list(built.glob("finished/*/*/*.ipynb")))
+    assert process.stdout.count("was finished before") == len(
+        list(built.glob("finished/*/*/*.ipynb"))
+    )
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -124,32 +192,53 @@ def test_engines_take_over_runs_and_nothing_else(built, monkeypatch):
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     folder = built / "results" / "digits-quick"
-    assert [build._is_resumable(folder / f"{name}.jsonl") for name in ("02_ladder", "00_allreduce")] == [True, False]
+    assert [
+        build._is_resumable(folder / f"{name}.jsonl") for name in ("02_ladder", "00_allreduce")
+    ] == [True, False]
 
 
 def test_a_misspelt_parameter_is_refused_with_a_hint(tmp_path):
-    process = run_python("-m", "papermill", "notebooks/08_demo.ipynb", tmp_path / "out.ipynb",
-                         "-p", "datset", "mnist", timeout=60)
+    process = run_python(
+        "-m",
+        "papermill",
+        "notebooks/08_demo.ipynb",
+        tmp_path / "out.ipynb",
+        "-p",
+        "datset",
+        "mnist",
+        timeout=60,
+    )
     assert process.returncode != 0
     assert "unknown parameter 'datset'; did you mean 'dataset'?" in process.stderr
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_notebook_checks_its_parameters_before_it_starts_anything(path):
-    parameters, first, *_ = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-    assert parameters.metadata.tags == ["parameters"] and parameters.source.startswith("# parameters")
+    parameters, first, *_ = [
+        cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+    ]
+    assert parameters.metadata.tags == ["parameters"] and parameters.source.startswith(
+        "# parameters"
+    )
     before, check, _ = first.source.partition("notebook.check_parameters(In)")
-    assert check and all(line.startswith(("import ", "from ")) for line in before.split("\n") if line)
+    assert check and all(
+        line.startswith(("import ", "from ")) for line in before.split("\n") if line
+    )
 
 
 def test_what_is_no_notebook_is_refused_as_a_page(tmp_path):
     process = run_python("report/build.py", "--page", tmp_path / "missing.ipynb")
     assert process.returncode == 2
-    assert process.stderr.startswith("report: there is no notebook") and process.stderr.count("\n") == 1
+    assert (
+        process.stderr.startswith("report: there is no notebook")
+        and process.stderr.count("\n") == 1
+    )
 
 
 def test_the_parameters_of_the_notebook_are_accepted():
-    notebook.check_parameters(["", "# parameters\nseed = 1\nname: str = 'a'", "# Parameters\nseed = 2", "other = 3"])
+    notebook.check_parameters(
+        ["", "# parameters\nseed = 1\nname: str = 'a'", "# Parameters\nseed = 2", "other = 3"]
+    )
 
 
 def test_an_unknown_preset_is_refused():

@@ -1,10 +1,11 @@
-"""Kill training runs with signal 9 at random moments, resume them, and count how many end with the same bits.
+"""Kill training runs with signal 9 at random moments, resume them, and count how many end with the
+same bits.
 
     python -m tests.resilience.kills --runs 10 --kills 5 --seed 0 --out kills.jsonl
 
-Each run is one of a few configs. It is killed again and again, each time one of its processes (a rank, a launcher, ...)
-or all of them at once, and then left to end. A line of JSON a run says what was killed, the steps at which it went on,
-and whether its weights are those of an undisturbed run.
+Each run is one of a few configs. It is killed again and again, each time one of its processes (a
+rank, a launcher, ...) or all of them at once, and then left to end. A line of JSON a run says what
+was killed, the steps at which it went on, and whether its weights are those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -27,9 +28,24 @@ MARK = "NNPAR_KILLS_MARK"
 COMMON = ("--num-threads", "1", "--lr-schedule", "linear", "--checkpoint-every", "0.2")
 CONFIGS = {
     "serial": ("--num-epochs", "12", "--optimizer", "adam", "--lr", "0.001"),
-    "gradient_averaging": ("--strategy", "gradient_averaging", "--num-ranks", "2", "--num-epochs", "8"),
-    "weight_averaging": ("--strategy", "weight_averaging", "--num-ranks", "2", "--num-epochs", "10", "--average-every",
-                         "50"),
+    "gradient_averaging": (
+        "--strategy",
+        "gradient_averaging",
+        "--num-ranks",
+        "2",
+        "--num-epochs",
+        "8",
+    ),
+    "weight_averaging": (
+        "--strategy",
+        "weight_averaging",
+        "--num-ranks",
+        "2",
+        "--num-epochs",
+        "10",
+        "--average-every",
+        "50",
+    ),
     "pipeline": ("--strategy", "pipeline", "--num-ranks", "2", "--num-epochs", "6"),
     "tensor": ("--strategy", "tensor", "--num-ranks", "2", "--num-epochs", "8"),
 }
@@ -40,13 +56,27 @@ def load(path: Path) -> list[dict]:
 
 
 def command(name: str, folder: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "nnpar_lib", "run", *COMMON, *CONFIGS[name], *more,
-            "--out", str(folder / "out.jsonl")]
+    return [
+        sys.executable,
+        "-m",
+        "nnpar_lib",
+        "run",
+        *COMMON,
+        *CONFIGS[name],
+        *more,
+        "--out",
+        str(folder / "out.jsonl"),
+    ]
 
 
 def start(name: str, folder: Path, mark: str, *more: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command(name, folder, *more), cwd=ROOT, env={**os.environ, MARK: mark},
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command(name, folder, *more),
+        cwd=ROOT,
+        env={**os.environ, MARK: mark},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def finish(name: str, folder: Path, *more: str) -> dict:
@@ -56,7 +86,8 @@ def finish(name: str, folder: Path, *more: str) -> dict:
 
 
 def marked(mark: str, variable: str = MARK) -> list[psutil.Process]:
-    """Return the processes with this variable: of a run, what was started, its lifeline, mpiexec and the ranks."""
+    """Return the processes with this variable: of a run, what was started, its lifeline, mpiexec
+    and the ranks."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -68,7 +99,8 @@ def marked(mark: str, variable: str = MARK) -> list[psutil.Process]:
 
 
 def kill_at_random(name: str, folder: Path, generator: random.Random) -> str:
-    """Start a run and kill a part of it at a random moment; return what was killed, once nothing is left of it."""
+    """Start a run and kill a part of it at a random moment; return what was killed, once nothing is
+    left of it."""
     mark, checkpoint = uuid.uuid4().hex, folder / "checkpoint"
     process = start(name, folder, mark, "--checkpoint", str(checkpoint))
     if generator.random() < 0.3:  # at the start
@@ -104,13 +136,20 @@ def kill_and_resume(name: str, generator: random.Random, num_kills: int, undistu
         folder = Path(own)
         killed = [kill_at_random(name, folder, generator) for _ in range(num_kills)]
         record = finish(name, folder, "--checkpoint", str(folder / "checkpoint"))
-    return {"config": name, "killed": killed, "resumed_at": record["resumed_at"], "num_steps": record["num_steps"],
-            "weights_sha256": record["weights_sha256"],
-            "is_identical": record["weights_sha256"] == undisturbed["weights_sha256"]}
+    return {
+        "config": name,
+        "killed": killed,
+        "resumed_at": record["resumed_at"],
+        "num_steps": record["num_steps"],
+        "weights_sha256": record["weights_sha256"],
+        "is_identical": record["weights_sha256"] == undisturbed["weights_sha256"],
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--kills", type=int, default=5, help="of each run")
     parser.add_argument("--seed", type=int, default=0)

@@ -13,5 +13,16 @@ def train_and_stop(rank, stall_seconds):
         if world().rank == rank and fraction > 0.3:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    train(RunConfig(strategy="gradient_averaging", allreduce="mpi", num_ranks=2, num_steps=40, num_threads=1,
-                    hidden=(16,), stall_seconds=stall_seconds), world(), report=report)
+    train(
+        RunConfig(
+            strategy="gradient_averaging",
+            allreduce="mpi",
+            num_ranks=2,
+            num_steps=40,
+            num_threads=1,
+            hidden=(16,),
+            stall_seconds=stall_seconds,
+        ),
+        world(),
+        report=report,
+    )

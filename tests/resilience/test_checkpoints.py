@@ -31,13 +31,19 @@ def refused(path, **changes):
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"model": "cnn", "hidden": None}, "a checkpoint of a run with model='mlp', and this one has 'cnn'"),
-    ({"hidden": (17,)}, "hidden_widths=(16,), and this one has (17,)"),
-    ({"optimizer": "adam"}, "optimizer='momentum', and this one has 'adam'"),
-    ({"global_batch_size": 64}, "global_batch_size=128"),
-    ({"num_steps": 3}, "is from step 4, beyond the 3 steps"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"model": "cnn", "hidden": None},
+            "a checkpoint of a run with model='mlp', and this one has 'cnn'",
+        ),
+        ({"hidden": (17,)}, "hidden_widths=(16,), and this one has (17,)"),
+        ({"optimizer": "adam"}, "optimizer='momentum', and this one has 'adam'"),
+        ({"global_batch_size": 64}, "global_batch_size=128"),
+        ({"num_steps": 3}, "is from step 4, beyond the 3 steps"),
+    ],
+)
 def test_the_checkpoint_of_another_run_is_refused_before_anything_starts(written, changes, words):
     assert words in refused(written, **changes)
 
@@ -71,14 +77,23 @@ def test_a_run_that_is_over_is_not_trained_again(written):
     assert written.read_bytes() == before
 
 
-def test_a_full_disk_costs_the_new_checkpoint_and_neither_the_run_nor_the_old_one(written, tmp_path):
+def test_a_full_disk_costs_the_new_checkpoint_and_neither_the_run_nor_the_old_one(
+    written, tmp_path
+):
     path = tmp_path / "run.ckpt"
     path.write_bytes(written.read_bytes())
-    command = (f"ulimit -f 8; exec {sys.executable} -m nnpar_lib run --hidden 16 --num-threads 1 --num-steps 6 "
-               f"--checkpoint {path}")  # in KiB: less than a checkpoint needs
-    process = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = (  # in KiB: less than a checkpoint needs
+        f"ulimit -f 8; exec {sys.executable} -m nnpar_lib run --hidden 16 --num-threads 1"
+        f" --num-steps 6 --checkpoint {path}"
+    )
+    process = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert process.returncode == 0, process.stderr
-    assert f"the checkpoint of step 6 could not be written to {path} (File too large); the run" in process.stderr
+    assert (
+        f"the checkpoint of step 6 could not be written to {path} (File too large); the run"
+        in process.stderr
+    )
     assert checkpoint_file.read_header(path).progress["num_steps"] == 4
     assert [found.name for found in tmp_path.iterdir()] == ["run.ckpt"]
 
@@ -89,8 +104,18 @@ def test_a_checkpoint_is_for_one_run():
 
 
 def test_a_run_that_is_killed_ends_with_the_same_bits_once_it_is_resumed(tmp_path):
-    process = run_python("-m", "tests.resilience.kills", "--runs", 1, "--kills", 2, "--seed", 1,
-                         "--out", tmp_path / "kills.jsonl")
+    process = run_python(
+        "-m",
+        "tests.resilience.kills",
+        "--runs",
+        1,
+        "--kills",
+        2,
+        "--seed",
+        1,
+        "--out",
+        tmp_path / "kills.jsonl",
+    )
     assert process.returncode == 0, process.stderr
     found = kills.load(tmp_path / "kills.jsonl")
     assert [one["is_identical"] for one in found] == [True]

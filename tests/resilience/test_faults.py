@@ -1,4 +1,5 @@
-"""Faults that the tests of one part do not reach: stopped engines, a killed papermill, a full disk, a wrong clock."""
+"""Faults that the tests of one part do not reach: stopped engines, a killed papermill, a full disk,
+a wrong clock."""
 
 import itertools
 import json
@@ -23,7 +24,9 @@ from tests.resilience import kills
 def test_engines_that_wait_for_one_that_has_stopped_say_which(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with engines(2) as ranks:
-        with pytest.raises(EnginesLost, match=r"stalled: rank 0 has waited \d+ s in .*; missing: rank 1 \(does not"):
+        with pytest.raises(
+            EnginesLost, match=r"stalled: rank 0 has waited \d+ s in .*; missing: rank 1 \(does not"
+        ):
             ranks.call("tests.resilience.stopping.train_and_stop", 1, 2.0)
         assert kills.marked(ranks.session, "NNPAR_SESSION") == []
 
@@ -31,11 +34,31 @@ def test_engines_that_wait_for_one_that_has_stopped_say_which(monkeypatch):
 def test_a_killed_papermill_leaves_its_records_and_nothing_that_runs(tmp_path):
     mark = uuid.uuid4().hex
     notebook = write_notebook(tmp_path)
-    command = [sys.executable, "-m", "papermill", str(notebook), str(tmp_path / "out.ipynb"), "-k", "python3",
-               "-p", "results_folder", str(tmp_path), "-p", "sleep_seconds", "1000", "-p", "num_runs", "1"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL,
-                               env={**os.environ, "PYTHONPATH": str(ROOT), kills.MARK: mark})
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(notebook),
+        str(tmp_path / "out.ipynb"),
+        "-k",
+        "python3",
+        "-p",
+        "results_folder",
+        str(tmp_path),
+        "-p",
+        "sleep_seconds",
+        "1000",
+        "-p",
+        "num_runs",
+        "1",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT), kills.MARK: mark},
+    )
     deadline = time.monotonic() + 90
     while not store.load(tmp_path / "job.jsonl"):
         assert process.poll() is None and time.monotonic() < deadline
@@ -50,9 +73,14 @@ def test_a_killed_papermill_leaves_its_records_and_nothing_that_runs(tmp_path):
 
 
 def test_a_record_for_which_there_is_no_room_is_printed():
-    process = run_python("-m", "nnpar_lib", "run", "--hidden", 16, "--num-steps", 5, "--out", "/dev/full")
+    process = run_python(
+        "-m", "nnpar_lib", "run", "--hidden", 16, "--num-steps", 5, "--out", "/dev/full"
+    )
     assert process.returncode == 1
-    assert "could not be written to /dev/full (No space left on device) and is printed instead" in process.stderr
+    assert (
+        "could not be written to /dev/full (No space left on device) and is printed instead"
+        in process.stderr
+    )
     (line,) = (line for line in process.stdout.splitlines() if line.startswith("{"))
     assert json.loads(line)["num_steps"] == 5
 
@@ -60,8 +88,13 @@ def test_a_record_for_which_there_is_no_room_is_printed():
 def test_a_clock_that_goes_backwards_is_not_what_is_measured_with(tmp_path, monkeypatch):
     now = itertools.count(2e9, -3600)
     monkeypatch.setattr(time, "time", lambda: next(now))
-    config = RunConfig(num_steps=20, hidden=(16,), num_threads=1, checkpoint=str(tmp_path / "checkpoint"),
-                       checkpoint_every=0.0)
+    config = RunConfig(
+        num_steps=20,
+        hidden=(16,),
+        num_threads=1,
+        checkpoint=str(tmp_path / "checkpoint"),
+        checkpoint_every=0.0,
+    )
     record = train(config, SingleCommunicator())
     assert 0 < record.train_seconds < 60 and record.num_steps == 20
     assert min(record.activity_seconds.values()) >= 0

@@ -12,8 +12,16 @@ from nnpar_lib import __main__ as shell
 from nnpar_lib.config import RunConfig
 
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
-AT_LEAST_ONE = ("num_ranks", "global_batch_size", "num_epochs", "num_steps", "kernel_size", "bucket_kib",
-                "num_microbatches", "num_chunks")
+AT_LEAST_ONE = (
+    "num_ranks",
+    "global_batch_size",
+    "num_epochs",
+    "num_steps",
+    "kernel_size",
+    "bucket_kib",
+    "num_microbatches",
+    "num_chunks",
+)
 WORDS = st.from_regex(r"[a-z]{3,8}", fullmatch=True)
 
 
@@ -23,12 +31,18 @@ def bad_value(name):
     if choices := field.metadata["choices"]:
         return WORDS.filter(lambda word: word not in choices)
     if str(field.type).startswith("int"):
-        return st.one_of(WORDS, st.floats(0.1, 0.9).map(str),
-                         st.integers(-10**6, 0 if name in AT_LEAST_ONE else -1).map(str))
-    return {"lr": st.sampled_from(["0", "-0.1", "nan", "inf", "fast"]), "momentum": st.sampled_from(["-1", "1", "nan"]),
-            "hidden": st.sampled_from(["0", "-1", "a,b", "128,0", ","]),
-            "channels": st.sampled_from(["0", "x", "8,-8"]), "balance": st.sampled_from(["most", "1;2"]),
-            }.get(name, st.sampled_from(["-1", "nan", "inf", "soon"]))
+        return st.one_of(
+            WORDS,
+            st.floats(0.1, 0.9).map(str),
+            st.integers(-(10**6), 0 if name in AT_LEAST_ONE else -1).map(str),
+        )
+    return {
+        "lr": st.sampled_from(["0", "-0.1", "nan", "inf", "fast"]),
+        "momentum": st.sampled_from(["-1", "1", "nan"]),
+        "hidden": st.sampled_from(["0", "-1", "a,b", "128,0", ","]),
+        "channels": st.sampled_from(["0", "x", "8,-8"]),
+        "balance": st.sampled_from(["most", "1;2"]),
+    }.get(name, st.sampled_from(["-1", "nan", "inf", "soon"]))
 
 
 NAMES = [name for name, field in FIELDS.items() if field.type != "bool" and name != "checkpoint"]
@@ -36,8 +50,13 @@ BAD_OPTIONS = st.sampled_from(NAMES).flatmap(lambda name: st.tuples(st.just(name
 REFUSED = []
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(bad=BAD_OPTIONS)
 def test_a_bad_parameter_is_one_line_before_anything_starts(bad, capsys, monkeypatch):
     name, value = bad

@@ -1,4 +1,5 @@
-"""The rules that keep the house in order: who may import whom, how long things get, what no file may name."""
+"""The rules that keep the house in order: who may import whom, how long things get, what no file
+may name."""
 
 import ast
 import subprocess
@@ -14,10 +15,25 @@ MAX_FUNCTION_LINES = 25
 LONG_FUNCTIONS = set()  # names of functions that are told in one piece for a reason
 
 WINGS = ("trainers", "launch", "analysis")
-COMMON_GROUND = ("config", "records", "results", "provenance", "data_files", "torchvision_operators", "schedules",
-                 "trace", "cuts", "offers", "study", "checkpoint_file")
+COMMON_GROUND = (
+    "config",
+    "records",
+    "results",
+    "provenance",
+    "data_files",
+    "torchvision_operators",
+    "schedules",
+    "trace",
+    "cuts",
+    "offers",
+    "study",
+    "checkpoint_file",
+)
 APPLICATIONS = ("regimes_study", "regimes_runs", "sweep_speed", "gpu_report")
-ONLY_IMPORTER = {"mpi4py": "nnpar_lib.trainers.communicator", "ipyparallel": "nnpar_lib.launch.engines"}
+ONLY_IMPORTER = {
+    "mpi4py": "nnpar_lib.trainers.communicator",
+    "ipyparallel": "nnpar_lib.launch.engines",
+}
 
 # (who, whom): `who` and all below it must not import `whom` or anything below that
 FORBIDDEN = [
@@ -31,9 +47,15 @@ FORBIDDEN = [
     ("nnpar_lib.analysis", "torch"),
     ("nnpar_lib.analysis", "torchvision"),
     *((f"nnpar_lib.{part}", "nnpar_lib.bench") for part in (*WINGS, *COMMON_GROUND)),
-    *((f"nnpar_lib.{part}", f"nnpar_lib.{study}") for part in (*WINGS, *COMMON_GROUND)
-      for study in APPLICATIONS),
-    *((f"nnpar_lib.{part}", "nnpar_lib.__main__") for part in (*WINGS, *COMMON_GROUND, "bench", *APPLICATIONS)),
+    *(
+        (f"nnpar_lib.{part}", f"nnpar_lib.{study}")
+        for part in (*WINGS, *COMMON_GROUND)
+        for study in APPLICATIONS
+    ),
+    *(
+        (f"nnpar_lib.{part}", "nnpar_lib.__main__")
+        for part in (*WINGS, *COMMON_GROUND, "bench", *APPLICATIONS)
+    ),
     ("nnpar_lib.__main__", "nnpar_lib.trainers"),
     ("nnpar_lib.bench", "nnpar_lib.trainers"),
     *((f"nnpar_lib.{study}", "nnpar_lib.trainers") for study in APPLICATIONS),
@@ -41,9 +63,35 @@ FORBIDDEN = [
 
 # Within trainers a module imports only from lower layers or its own.
 TRAINER_LAYERS = [
-    {"timeline", "data", "digits", "models", "resnet", "batch_norm", "convolution", "group", "stall", "communicator"},
-    {"placement", "holdout", "replica", "allreduce", "shared_update", "balance", "stage", "sharding", "memory",
-     "summary", "budget", "process_group", "state", "pulse", "recording"},
+    {
+        "timeline",
+        "data",
+        "digits",
+        "models",
+        "resnet",
+        "batch_norm",
+        "convolution",
+        "group",
+        "stall",
+        "communicator",
+    },
+    {
+        "placement",
+        "holdout",
+        "replica",
+        "allreduce",
+        "shared_update",
+        "balance",
+        "stage",
+        "sharding",
+        "memory",
+        "summary",
+        "budget",
+        "process_group",
+        "state",
+        "pulse",
+        "recording",
+    },
     {"strategies"},
     {"tuning"},
     {"checkpoint", "training", "trial", "noise", "batched_trials"},
@@ -57,7 +105,8 @@ def module_name(path):
 
 
 def imported(tree):
-    """Return the dotted names that a module imports anywhere in it; "from a import b" names both a and a.b."""
+    """Return the dotted names that a module imports anywhere in it; "from a import b" names both a
+    and a.b."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -78,13 +127,22 @@ IMPORTS = {name: imported(tree) for name, tree in TREES.items()}
 
 @pytest.mark.parametrize(("who", "whom"), FORBIDDEN, ids=" -> ".join)
 def test_nobody_reaches_over_a_wall(who, whom):
-    assert not [(module, name) for module, names in IMPORTS.items() if is_within(module, who)
-                for name in names if is_within(name, whom)]
+    assert not [
+        (module, name)
+        for module, names in IMPORTS.items()
+        if is_within(module, who)
+        for name in names
+        if is_within(name, whom)
+    ]
 
 
 @pytest.mark.parametrize(("package", "importer"), ONLY_IMPORTER.items())
 def test_a_foreign_world_has_one_door(package, importer):
-    importers = [module for module, names in IMPORTS.items() if any(is_within(name, package) for name in names)]
+    importers = [
+        module
+        for module, names in IMPORTS.items()
+        if any(is_within(name, package) for name in names)
+    ]
     assert importers == [importer]
 
 
@@ -94,8 +152,13 @@ def trainer_layer(module):
 
 
 def trainer_imports():
-    return [(module, name) for module, names in IMPORTS.items() if is_within(module, "nnpar_lib.trainers")
-            for name in names if is_within(name, "nnpar_lib.trainers") and name != "nnpar_lib.trainers"]
+    return [
+        (module, name)
+        for module, names in IMPORTS.items()
+        if is_within(module, "nnpar_lib.trainers")
+        for name in names
+        if is_within(name, "nnpar_lib.trainers") and name != "nnpar_lib.trainers"
+    ]
 
 
 def test_every_trainer_has_its_layer():
@@ -104,11 +167,16 @@ def test_every_trainer_has_its_layer():
 
 
 def test_trainers_import_downwards():
-    assert [pair for pair in trainer_imports() if trainer_layer(pair[0]) < trainer_layer(pair[1])] == []
+    assert [
+        pair for pair in trainer_imports() if trainer_layer(pair[0]) < trainer_layer(pair[1])
+    ] == []
 
 
 def test_the_rules_see_the_imports_that_are_there():
-    assert ("nnpar_lib.trainers.measurement", "nnpar_lib.trainers.training.train") in trainer_imports()
+    assert (
+        "nnpar_lib.trainers.measurement",
+        "nnpar_lib.trainers.training.train",
+    ) in trainer_imports()
     assert "nnpar_lib.config.RunConfig" in IMPORTS["nnpar_lib.launch.preflight"]
     assert "torch" in IMPORTS["nnpar_lib.launch.preflight"]  # inside a function
 
@@ -128,14 +196,25 @@ def function_lines(function):
 
 
 def test_functions_stay_short():
-    lengths = {f"{module}.{node.name}": function_lines(node) for module, tree in TREES.items()
-               for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    assert {name for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == LONG_FUNCTIONS
+    lengths = {
+        f"{module}.{node.name}": function_lines(node)
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {
+        name for name, length in lengths.items() if length > MAX_FUNCTION_LINES
+    } == LONG_FUNCTIONS
 
 
 def tracked_files():
-    process = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                             capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if process.returncode != 0:
         pytest.skip("this is no git checkout: there is no list of its files")
     return [path for name in process.stdout.split("\0") if name and (path := ROOT / name).is_file()]
@@ -143,10 +222,19 @@ def tracked_files():
 
 # Written in two halves, so that this file does not hold what it looks for.
 HOME_OF_A_MACHINE = ["/" + "work/", "/" + "root/", "/home" + "/runner", "/opt/" + "wheels"]
-ADDRESS_OF_A_REGISTRY = ["pypi" + ".", "files.python" + "hosted", "npm" + "js", "repo.ana" + "conda"]
+ADDRESS_OF_A_REGISTRY = [
+    "pypi" + ".",
+    "files.python" + "hosted",
+    "npm" + "js",
+    "repo.ana" + "conda",
+]
 
 
 def test_no_file_names_a_machine_or_a_registry():
     words = [word.encode() for word in HOME_OF_A_MACHINE + ADDRESS_OF_A_REGISTRY]
-    assert [(path.relative_to(ROOT).as_posix(), word) for path in tracked_files()
-            for word in words if word in path.read_bytes()] == []
+    assert [
+        (path.relative_to(ROOT).as_posix(), word)
+        for path in tracked_files()
+        for word in words
+        if word in path.read_bytes()
+    ] == []

@@ -1,4 +1,5 @@
-"""Schedules: every pass once and in order, nobody waits for ever, memory and bubbles as the papers say."""
+"""Schedules: every pass once and in order, nobody waits for ever, memory and bubbles as the papers
+say."""
 
 from collections import Counter
 from itertools import pairwise
@@ -10,21 +11,31 @@ from hypothesis import strategies as st
 from nnpar_lib import schedules
 from nnpar_lib.schedules import BACKWARD, FORWARD, SCHEDULES, Instruction, Pipeline
 
-PIPELINES = st.builds(Pipeline, num_ranks=st.integers(1, 6), num_microbatches=st.integers(1, 13),
-                      num_chunks=st.integers(1, 4))
+PIPELINES = st.builds(
+    Pipeline,
+    num_ranks=st.integers(1, 6),
+    num_microbatches=st.integers(1, 13),
+    num_chunks=st.integers(1, 4),
+)
 NAMES = st.sampled_from(SCHEDULES)
 
 
 def everything(name, pipeline):
-    return [list(schedules.instructions(name, pipeline, rank)) for rank in range(pipeline.num_ranks)]
+    return [
+        list(schedules.instructions(name, pipeline, rank)) for rank in range(pipeline.num_ranks)
+    ]
 
 
 @given(NAMES, PIPELINES)
 def test_every_pass_happens_once_on_its_rank_and_in_order(name, pipeline):
     for rank in range(pipeline.num_ranks):
         order = list(schedules.computations(name, pipeline, rank))
-        wanted = {Instruction(action, stage, microbatch) for action in (FORWARD, BACKWARD)
-                  for stage in pipeline.stages_of(rank) for microbatch in range(pipeline.num_microbatches)}
+        wanted = {
+            Instruction(action, stage, microbatch)
+            for action in (FORWARD, BACKWARD)
+            for stage in pipeline.stages_of(rank)
+            for microbatch in range(pipeline.num_microbatches)
+        }
         assert len(order) == len(wanted) and set(order) == wanted
         for done, one in enumerate(order):
             if one.action == BACKWARD:
@@ -47,9 +58,11 @@ def test_every_message_is_sent_once_and_received_once_by_the_neighbour(name, pip
 
 
 def run_with_synchronous_sends(orders, pipeline):
-    """Execute with sends that complete only when the receive has been posted, all awaited at the end of the step.
+    """Execute with sends that complete only when the receive has been posted, all awaited at the
+    end of the step.
 
-    Buffers belong to a micro-batch: a received one lives until its computation, a stored input until its backward.
+    Buffers belong to a micro-batch: a received one lives until its computation, a stored input
+    until its backward.
     """
     posted, sent, live = set(), set(), set()
     position = [0] * len(orders)
@@ -59,8 +72,16 @@ def run_with_synchronous_sends(orders, pipeline):
         for rank, order in enumerate(orders):
             while position[rank] < len(order):
                 one = order[position[rank]]
-                kind = "activation" if one.action in (FORWARD, schedules.SEND_ACTIVATION,
-                                                      schedules.RECEIVE_ACTIVATION) else "gradient"
+                kind = (
+                    "activation"
+                    if one.action
+                    in (
+                        FORWARD,
+                        schedules.SEND_ACTIVATION,
+                        schedules.RECEIVE_ACTIVATION,
+                    )
+                    else "gradient"
+                )
                 key = (kind, one.stage, one.microbatch)
                 if one.action.startswith("receive"):
                     assert key not in posted, "a buffer is received into twice"
@@ -69,10 +90,14 @@ def run_with_synchronous_sends(orders, pipeline):
                     target = one.stage + (1 if kind == "activation" else -1)
                     sent.add((kind, target, one.microbatch))
                 else:
-                    if schedules.source_of(one, pipeline) is not None and not (key in posted and key in sent):
+                    if schedules.source_of(one, pipeline) is not None and not (
+                        key in posted and key in sent
+                    ):
                         break
                     activation = ("stored", one.stage, one.microbatch)
-                    assert (activation in live) == (one.action == BACKWARD), "a buffer is reused while it is live"
+                    assert (activation in live) == (one.action == BACKWARD), (
+                        "a buffer is reused while it is live"
+                    )
                     live ^= {activation}
                 position[rank] += 1
                 moved = True
@@ -88,23 +113,36 @@ def test_no_rank_waits_for_ever_even_if_sends_wait_for_their_receives(name, pipe
 def test_the_execution_with_synchronous_sends_sees_a_deadlock():
     pipeline = Pipeline(2, 1)
     first, second = everything("gpipe", pipeline)
-    assert not run_with_synchronous_sends([first, [one for one in second if one.action != "send gradient"]], pipeline)
+    assert not run_with_synchronous_sends(
+        [first, [one for one in second if one.action != "send gradient"]], pipeline
+    )
 
 
 @given(st.integers(1, 6), st.integers(1, 13))
 def test_1f1b_never_holds_more_live_micro_batches_than_stages(num_ranks, num_microbatches):
     pipeline = Pipeline(num_ranks, num_microbatches)
     for rank in range(num_ranks):
-        assert schedules.peak_live_microbatches("1f1b", pipeline, rank) == min(num_microbatches, num_ranks - rank)
+        assert schedules.peak_live_microbatches("1f1b", pipeline, rank) == min(
+            num_microbatches, num_ranks - rank
+        )
         assert schedules.peak_live_microbatches("gpipe", pipeline, rank) == num_microbatches
         assert schedules.peak_live_microbatches("sequential", pipeline, rank) == 1
 
 
-@given(st.sampled_from(("gpipe", "1f1b")), st.integers(1, 6), st.integers(1, 13), st.floats(0.1, 10),
-       st.floats(0.1, 10))
-def test_equal_stages_leave_the_bubble_of_the_formula(name, num_ranks, num_microbatches, forward, backward):
+@given(
+    st.sampled_from(("gpipe", "1f1b")),
+    st.integers(1, 6),
+    st.integers(1, 13),
+    st.floats(0.1, 10),
+    st.floats(0.1, 10),
+)
+def test_equal_stages_leave_the_bubble_of_the_formula(
+    name, num_ranks, num_microbatches, forward, backward
+):
     pipeline = Pipeline(num_ranks, num_microbatches)
-    events = schedules.simulate(name, pipeline, lambda one: forward if one.action == FORWARD else backward)
+    events = schedules.simulate(
+        name, pipeline, lambda one: forward if one.action == FORWARD else backward
+    )
     expected = schedules.ideal_bubble_fraction(num_ranks, num_microbatches)
     assert schedules.bubble_fraction(events, num_ranks) == pytest.approx(expected, abs=1e-9)
 
@@ -112,7 +150,9 @@ def test_equal_stages_leave_the_bubble_of_the_formula(name, num_ranks, num_micro
 @given(NAMES, PIPELINES, st.floats(0, 5))
 def test_the_simulation_respects_what_depends_on_what(name, pipeline, message):
     events = schedules.simulate(name, pipeline, lambda one: 1.0 + one.stage, lambda _: message)
-    ended = {Instruction(event.action, event.stage, event.microbatch): event.end for event in events}
+    ended = {
+        Instruction(event.action, event.stage, event.microbatch): event.end for event in events
+    }
     for event in events:
         step = -1 if event.action == FORWARD else 1
         source = Instruction(event.action, event.stage + step, event.microbatch)
@@ -120,13 +160,22 @@ def test_the_simulation_respects_what_depends_on_what(name, pipeline, message):
             delay = message if pipeline.num_ranks > 1 else 0
             assert event.start >= ended[source] + delay - 1e-9
     for rank in range(pipeline.num_ranks):
-        own = sorted((event for event in events if event.rank == rank), key=lambda event: event.start)
+        own = sorted(
+            (event for event in events if event.rank == rank), key=lambda event: event.start
+        )
         assert all(one.end <= other.start + 1e-9 for one, other in pairwise(own))
 
 
 def test_chunks_shrink_the_bubble():
-    spans = {chunks: max(event.end for event in schedules.simulate(
-        "interleaved", Pipeline(4, 8, chunks), lambda _, chunks=chunks: 1 / chunks)) for chunks in (1, 2, 4)}
+    spans = {
+        chunks: max(
+            event.end
+            for event in schedules.simulate(
+                "interleaved", Pipeline(4, 8, chunks), lambda _, chunks=chunks: 1 / chunks
+            )
+        )
+        for chunks in (1, 2, 4)
+    }
     assert spans[1] > spans[2] > spans[4]
 
 

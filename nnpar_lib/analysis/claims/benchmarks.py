@@ -15,7 +15,8 @@ ALLREDUCES = ("shared", "mpi", "overlapped")
 
 @dataclass(frozen=True)
 class Claim:
-    """A ratio of samples a second between two ways to train, over `divide_by` (the ranks, for an efficiency)."""
+    """A ratio of samples a second between two ways to train, over `divide_by` (the ranks, for an
+    efficiency)."""
 
     name: str
     experiment: str
@@ -30,23 +31,44 @@ def _serial(batch_size: int) -> dict[str, Any]:
 
 
 def _parallel(strategy: str, batch_size: int) -> dict[str, Any]:
-    return {"strategy": strategy, "global_batch_size": batch_size, "num_ranks": 2, "allreduce": "shared"}
+    return {
+        "strategy": strategy,
+        "global_batch_size": batch_size,
+        "num_ranks": 2,
+        "allreduce": "shared",
+    }
 
 
 def _efficiency(model: str, local: int, goal: float) -> Claim:
-    return Claim(f"parallel efficiency of 2 ranks, {model}, local batch {local}", f"step-{model}", _serial(local),
-                 _parallel("gradient_averaging", 2 * local), goal, divide_by=2)
+    return Claim(
+        f"parallel efficiency of 2 ranks, {model}, local batch {local}",
+        f"step-{model}",
+        _serial(local),
+        _parallel("gradient_averaging", 2 * local),
+        goal,
+        divide_by=2,
+    )
 
 
 def _against_ddp(model: str, local: int, goal: float) -> Claim:
-    return Claim(f"samples/s against DDP over gloo, {model}, local batch {local}", f"step-{model}",
-                 _parallel("torch_ddp", 2 * local), _parallel("gradient_averaging", 2 * local), goal)
+    return Claim(
+        f"samples/s against DDP over gloo, {model}, local batch {local}",
+        f"step-{model}",
+        _parallel("torch_ddp", 2 * local),
+        _parallel("gradient_averaging", 2 * local),
+        goal,
+    )
 
 
 def _against_tutorial(name: str, other: dict[str, Any], num_threads: int, goal: float) -> Claim:
     threads = f"{num_threads} thread{'s' * (num_threads > 1)}"
-    return Claim(f"epoch of the mlp against the tutorial's loop on {threads}: {name}", "epoch",
-                 {"strategy": "tutorial", "threads_per_rank": num_threads}, other, goal)
+    return Claim(
+        f"epoch of the mlp against the tutorial's loop on {threads}: {name}",
+        "epoch",
+        {"strategy": "tutorial", "threads_per_rank": num_threads},
+        other,
+        goal,
+    )
 
 
 CLAIMS = (
@@ -63,7 +85,8 @@ CLAIMS = (
 
 
 def table(frame: pd.DataFrame, claims: Iterable[Claim] = CLAIMS) -> pd.DataFrame:
-    """Return a row a claim: the ratio's median, quartiles and 95 % interval over paired repeats, the goal, the verdict.
+    """Return a row a claim: the ratio's median, quartiles and 95 % interval over paired repeats,
+    the goal, the verdict.
 
     A claim whose runs are not in the frame is a ValueError that names them.
     """
@@ -80,8 +103,19 @@ def text(claims: pd.DataFrame) -> str:
 def _row(claim: Claim, frame: pd.DataFrame) -> dict[str, Any]:
     runs = frame[(frame["kind"] == "run") & (frame["experiment"] == claim.experiment)]
     ratio: Ratio = paired_ratio(runs, claim.base, claim.other)
-    numbers = {"measured": ratio.median, "low": ratio.low, "high": ratio.high, "ci_low": ratio.ci_low,
-               "ci_high": ratio.ci_high}
+    numbers = {
+        "measured": ratio.median,
+        "low": ratio.low,
+        "high": ratio.high,
+        "ci_low": ratio.ci_low,
+        "ci_high": ratio.ci_high,
+    }
     scaled = {name: value / claim.divide_by for name, value in numbers.items()}
     verdict = "reached" if scaled["measured"] >= claim.goal else "missed"
-    return {"claim": claim.name, **scaled, "num_repeats": ratio.num_repeats, "goal": claim.goal, "verdict": verdict}
+    return {
+        "claim": claim.name,
+        **scaled,
+        "num_repeats": ratio.num_repeats,
+        "goal": claim.goal,
+        "verdict": verdict,
+    }

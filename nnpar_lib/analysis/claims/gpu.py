@@ -1,4 +1,5 @@
-"""What a GPU gives: its records beside those of the cores, of ranks that share it, and of trials trained together."""
+"""What a GPU gives: its records beside those of the cores, of ranks that share it, and of trials
+trained together."""
 
 from __future__ import annotations
 
@@ -10,33 +11,71 @@ from nnpar_lib.analysis.cost import roofline
 from nnpar_lib.analysis.scaling.speedups import paired_ratio
 
 # what each experiment's runs are compared with
-BASES = {"gpu-graph": "eager", "gpu-ranks": "1 rank", "gpu-pipeline": "1 rank", "gpu-cores": "cores, threads",
-         "gpu-several": "1 rank"}
+BASES = {
+    "gpu-graph": "eager",
+    "gpu-ranks": "1 rank",
+    "gpu-pipeline": "1 rank",
+    "gpu-cores": "cores, threads",
+    "gpu-several": "1 rank",
+}
 ALONE, TOGETHER = "one at a time", "together"
 CAPTIONS = {
     "speeds": "Samples a second, and how many times those of the run that each is compared with:",
     "sweeps": "Trials of the mlp, one after the other and as one program:",
-    "ceilings": "A recorded step beside the time that its operations and bytes allow at the rates of the same machine:",
-    "differences": "Relative difference of parallel runs from serial ones on the GPU, in float64, after 20 steps:",
+    "ceilings": (
+        "A recorded step beside the time that its operations and bytes allow at the rates of the"
+        " same machine:"
+    ),
+    "differences": (
+        "Relative difference of parallel runs from serial ones on the GPU, in float64, after 20"
+        " steps:"
+    ),
 }
 COLUMNS = {
-    "speeds": {"experiment": "experiment", "model": "model", "batch_size": "batch", "label": "run",
-               "samples_per_second": "samples/s", "speedup": "times", "base": "of", "num_repeats": "repeats"},
-    "sweeps": {"label": "trials", "num_trials": "number", "num_steps": "steps", "trials_per_hour": "trials/h",
-               "speedup": "times", "num_repeats": "repeats"},
-    "ceilings": {"model": "model", "precision": "precision", "batch_size": "batch", "allowed_ms": "ms allowed",
-                 "step_ms": "ms a step", "times": "times"},
-    "differences": {"strategy": "strategy", "model": "model", "num_ranks": "ranks", "ranks_per_gpu": "ranks a GPU",
-                    "cuda_graph": "recorded",
-                    "weights": "weights", "loss": "loss"},
+    "speeds": {
+        "experiment": "experiment",
+        "model": "model",
+        "batch_size": "batch",
+        "label": "run",
+        "samples_per_second": "samples/s",
+        "speedup": "times",
+        "base": "of",
+        "num_repeats": "repeats",
+    },
+    "sweeps": {
+        "label": "trials",
+        "num_trials": "number",
+        "num_steps": "steps",
+        "trials_per_hour": "trials/h",
+        "speedup": "times",
+        "num_repeats": "repeats",
+    },
+    "ceilings": {
+        "model": "model",
+        "precision": "precision",
+        "batch_size": "batch",
+        "allowed_ms": "ms allowed",
+        "step_ms": "ms a step",
+        "times": "times",
+    },
+    "differences": {
+        "strategy": "strategy",
+        "model": "model",
+        "num_ranks": "ranks",
+        "ranks_per_gpu": "ranks a GPU",
+        "cuda_graph": "recorded",
+        "weights": "weights",
+        "loss": "loss",
+    },
 }
 
 
 def speeds(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an experiment, model and label: the median rate, and how many times that of the base it is.
+    """Return a row an experiment, model and label: the median rate, and how many times that of the
+    base it is.
 
-    The base has the same `batch_size`, but in `gpu-several`, where each GPU of a run has the base's batch. Runs of a
-    report that was cut off before their base are left out.
+    The base has the same `batch_size`, but in `gpu-several`, where each GPU of a run has the base's
+    batch. Runs of a report that was cut off before their base are left out.
     """
     rows: list[dict[str, Any]] = []
     runs = _of_kind(frame, "run")
@@ -45,12 +84,15 @@ def speeds(frame: pd.DataFrame) -> pd.DataFrame:
         keys = ["model"] if experiment == "gpu-several" else ["model", "global_batch_size"]
         for _, group in own.groupby(keys, sort=False):
             if base in set(group["label"]):
-                rows += [_speed(group, experiment, base, label) for label in group["label"].unique()]
+                rows += [
+                    _speed(group, experiment, base, label) for label in group["label"].unique()
+                ]
     return pd.DataFrame(rows)
 
 
 def sweeps(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a way to train the trials: trials an hour, how many times those one at a time, and `worst_loss`.
+    """Return a row a way to train the trials: trials an hour, how many times those one at a time,
+    and `worst_loss`.
 
     That is the largest relative difference of a trial's last loss from the one that it has alone.
     """
@@ -59,15 +101,26 @@ def sweeps(frame: pd.DataFrame) -> pd.DataFrame:
     for label in found["label"].unique() if len(found) else ():
         own = found[found["label"] == label]
         hours = own["seconds"].median() / 3600
-        ratio = paired_ratio(found.assign(rate=1 / found["seconds"]), {"label": ALONE}, {"label": label}, "rate")
-        rows.append({"label": label, "num_trials": own["num_trials"].iloc[0], "num_steps": own["num_steps"].iloc[0],
-                     "trials_per_hour": own["num_trials"].iloc[0] / hours, "speedup": ratio.median,
-                     "num_repeats": ratio.num_repeats, "worst_loss": _worst_loss(found, label)})
+        ratio = paired_ratio(
+            found.assign(rate=1 / found["seconds"]), {"label": ALONE}, {"label": label}, "rate"
+        )
+        rows.append(
+            {
+                "label": label,
+                "num_trials": own["num_trials"].iloc[0],
+                "num_steps": own["num_steps"].iloc[0],
+                "trials_per_hour": own["num_trials"].iloc[0] / hours,
+                "speedup": ratio.median,
+                "num_repeats": ratio.num_repeats,
+                "worst_loss": _worst_loss(found, label),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a roofline: milliseconds that it allows a step, and those of a recorded step at the same batch size.
+    """Return a row a roofline: milliseconds that it allows a step, and those of a recorded step at
+    the same batch size.
 
     The update is in the step and not in what is allowed.
     """
@@ -76,53 +129,98 @@ def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
     for _, record in records.groupby(["model", "precision"], sort=False) if len(records) else ():
         one = record.iloc[0]
         same = (runs["experiment"] == "gpu-graph") & runs["label"].str.startswith("graph")
-        for name, own in (("model", "model"), ("precision", "precision"), ("global_batch_size", "batch_size")):
+        for name, own in (
+            ("model", "model"),
+            ("precision", "precision"),
+            ("global_batch_size", "batch_size"),
+        ):
             same &= runs[name] == one[own]
         allowed = roofline.table(record)["bound"].sum()
         seconds = one["batch_size"] / runs[same]["samples_per_second"].median()
-        rows.append({"model": one["model"], "precision": one["precision"], "batch_size": one["batch_size"],
-                     "allowed_ms": 1e3 * allowed, "step_ms": 1e3 * seconds, "times": seconds / allowed})
+        rows.append(
+            {
+                "model": one["model"],
+                "precision": one["precision"],
+                "batch_size": one["batch_size"],
+                "allowed_ms": 1e3 * allowed,
+                "step_ms": 1e3 * seconds,
+                "times": seconds / allowed,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a comparison of a parallel run with a serial one: how far weights and loss end apart, relatively."""
+    """Return a row a comparison of a parallel run with a serial one: how far weights and loss end
+    apart, relatively."""
     found = _of_kind(frame, "comparison")
-    rows = [{**{name: record[name] for name in ("strategy", "model", "num_ranks", "cuda_graph")},
-             "ranks_per_gpu": record["gpu"].get("ranks_per_gpu"), **record["differences"]}
-            for record in found.to_dict("records")]
+    rows = [
+        {
+            **{name: record[name] for name in ("strategy", "model", "num_ranks", "cuda_graph")},
+            "ranks_per_gpu": record["gpu"].get("ranks_per_gpu"),
+            **record["differences"],
+        }
+        for record in found.to_dict("records")
+    ]
     return pd.DataFrame(rows)
 
 
 def tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the tables that have any rows, by a sentence on each, with columns that a reader knows."""
-    found = {"speeds": speeds(frame), "sweeps": sweeps(frame), "ceilings": ceilings(frame),
-             "differences": differences(frame)}
-    return {CAPTIONS[name]: table[list(COLUMNS[name])].rename(columns=COLUMNS[name])
-            for name, table in found.items() if len(table)}
+    """Return the tables that have any rows, by a sentence on each, with columns that a reader
+    knows."""
+    found = {
+        "speeds": speeds(frame),
+        "sweeps": sweeps(frame),
+        "ceilings": ceilings(frame),
+        "differences": differences(frame),
+    }
+    return {
+        CAPTIONS[name]: table[list(COLUMNS[name])].rename(columns=COLUMNS[name])
+        for name, table in found.items()
+        if len(table)
+    }
 
 
 def text(frame: pd.DataFrame) -> str:
     """Return the tables for a terminal."""
-    return "\n\n".join(f"{caption}\n{table.to_string(index=False, float_format='{:.4g}'.format)}"
-                       for caption, table in tables(frame).items())
+    return "\n\n".join(
+        f"{caption}\n{table.to_string(index=False, float_format='{:.4g}'.format)}"
+        for caption, table in tables(frame).items()
+    )
 
 
 def machine(frame: pd.DataFrame) -> str:
     """Return on what the records were made; a ValueError where none of them is a GPU's."""
     on_gpu = frame[[isinstance(found, dict) and bool(found) for found in frame["gpu"]]]
     if on_gpu.empty:
-        raise ValueError("none of these records was made on a GPU; make some with `python -m nnpar_lib gpu`")
+        raise ValueError(
+            "none of these records was made on a GPU; make some with `python -m nnpar_lib gpu`"
+        )
     origin, device = on_gpu["provenance"].iloc[0], on_gpu["gpu"].iloc[0]
-    return (f"{device['name']}, {origin['num_cores']} cores of {origin['cpu']}, torch {origin['packages']['torch']}, "
-            f"{'a CUDA-aware' if device['cuda_aware_mpi'] else 'no CUDA-aware'} MPI")
+    return (
+        f"{device['name']}, {origin['num_cores']} cores of {origin['cpu']}, torch"
+        f" {origin['packages']['torch']},"
+        f" {'a CUDA-aware' if device['cuda_aware_mpi'] else 'no CUDA-aware'} MPI"
+    )
 
 
 def _speed(group: pd.DataFrame, experiment: str, base: str, label: str) -> dict[str, Any]:
-    own, ratio = group[group["label"] == label], paired_ratio(group, {"label": base}, {"label": label})
-    return {"experiment": experiment, "model": own["model"].iloc[0], "batch_size": own["global_batch_size"].iloc[0],
-            "label": label, "base": base, "samples_per_second": own["samples_per_second"].median(),
-            "speedup": ratio.median, "low": ratio.low, "high": ratio.high, "num_repeats": ratio.num_repeats}
+    own, ratio = (
+        group[group["label"] == label],
+        paired_ratio(group, {"label": base}, {"label": label}),
+    )
+    return {
+        "experiment": experiment,
+        "model": own["model"].iloc[0],
+        "batch_size": own["global_batch_size"].iloc[0],
+        "label": label,
+        "base": base,
+        "samples_per_second": own["samples_per_second"].median(),
+        "speedup": ratio.median,
+        "low": ratio.low,
+        "high": ratio.high,
+        "num_repeats": ratio.num_repeats,
+    }
 
 
 def _of_kind(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -130,5 +228,7 @@ def _of_kind(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def _worst_loss(found: pd.DataFrame, label: str) -> float:
-    alone, other = (found[found["label"] == name]["final_losses"].iloc[0] for name in (ALONE, label))
+    alone, other = (
+        found[found["label"] == name]["final_losses"].iloc[0] for name in (ALONE, label)
+    )
     return float(max(abs(one / two - 1) for one, two in zip(other, alone, strict=True)))

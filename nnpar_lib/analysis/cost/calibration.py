@@ -1,4 +1,5 @@
-"""From measurements to the cost model: a machine from messages and all-reduces, a model from profiles of its blocks."""
+"""From measurements to the cost model: a machine from messages and all-reduces, a model from
+profiles of its blocks."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ ITEMSIZE = {"float32": 4, "float64": 8}
 
 
 def machine(records: Iterable[Record]) -> Machine:
-    """Return the prices of a message and of each kind of all-reduce, fitted to a ping-pong and to sweeps.
+    """Return the prices of a message and of each kind of all-reduce, fitted to a ping-pong and to
+    sweeps.
 
     An all-reduce's alpha and beta are those of the messages of a ring that would take as long.
     """
@@ -26,9 +28,16 @@ def machine(records: Iterable[Record]) -> Machine:
     messages = frame[frame["kind"] == "message"].explode("seconds")
     seconds = messages.groupby("num_bytes")["seconds"].median()
     sweeps = scaling.bandwidth(frame)
-    fits = {str(kind): _as_ring(fit_alpha_beta(rows["num_bytes"], rows["seconds"]), int(rows["num_ranks"].iloc[0]))
-            for kind, rows in sweeps.groupby("allreduce")}
-    return Machine(message=fit_alpha_beta(seconds.index.to_numpy(float), seconds.to_numpy(float)), allreduces=fits)
+    fits = {
+        str(kind): _as_ring(
+            fit_alpha_beta(rows["num_bytes"], rows["seconds"]), int(rows["num_ranks"].iloc[0])
+        )
+        for kind, rows in sweeps.groupby("allreduce")
+    }
+    return Machine(
+        message=fit_alpha_beta(seconds.index.to_numpy(float), seconds.to_numpy(float)),
+        allreduces=fits,
+    )
 
 
 def models(records: Iterable[Record], num_ranks: int) -> dict[Architecture, Model]:
@@ -36,9 +45,14 @@ def models(records: Iterable[Record], num_ranks: int) -> dict[Architecture, Mode
     found: dict[Architecture, list[Record]] = {}
     for record in records:
         if isinstance(record, ProfileRecord) and record.num_ranks == num_ranks:
-            found.setdefault(architecture(RunConfig.from_parameters(record.config)), []).append(record)
+            found.setdefault(architecture(RunConfig.from_parameters(record.config)), []).append(
+                record
+            )
     if not found:
-        raise ValueError(f"there is no profile on {num_ranks} ranks among the records; measure one with profile_blocks")
+        raise ValueError(
+            f"there is no profile on {num_ranks} ranks among the records; measure one with"
+            " profile_blocks"
+        )
     return {key: _model(store.frame(same)) for key, same in found.items()}
 
 
@@ -51,16 +65,23 @@ def _model(rows: pd.DataFrame) -> Model:
     first, sizes = rows.iloc[0], rows["batch_size"]
     itemsize = ITEMSIZE[first["dtype"]]
     blocks = [
-        Block(forward=_fit(sizes, _of_block(rows["forward_seconds"], i)),
-              backward=_fit(sizes, _of_block(rows["backward_seconds"], i)),
-              parameter_bytes=itemsize * first["num_parameters"][i],
-              output_bytes_per_example=itemsize * first["num_output_elements"][i],
-              layer_bytes_per_example=itemsize * first["num_layer_elements"][i], split=first["splits"][i])
-        for i in range(len(first["num_parameters"]))]
+        Block(
+            forward=_fit(sizes, _of_block(rows["forward_seconds"], i)),
+            backward=_fit(sizes, _of_block(rows["backward_seconds"], i)),
+            parameter_bytes=itemsize * first["num_parameters"][i],
+            output_bytes_per_example=itemsize * first["num_output_elements"][i],
+            layer_bytes_per_example=itemsize * first["num_layer_elements"][i],
+            split=first["splits"][i],
+        )
+        for i in range(len(first["num_parameters"]))
+    ]
     num_bytes = itemsize * sum(first["num_parameters"])
-    return Model(blocks=blocks, load=_fit(sizes, rows["load_seconds"]),
-                 update=AlphaBeta(0, float(rows["update_seconds"].median()) / num_bytes),
-                 clear=AlphaBeta(0, float(rows["clear_seconds"].median()) / num_bytes))
+    return Model(
+        blocks=blocks,
+        load=_fit(sizes, rows["load_seconds"]),
+        update=AlphaBeta(0, float(rows["update_seconds"].median()) / num_bytes),
+        clear=AlphaBeta(0, float(rows["clear_seconds"].median()) / num_bytes),
+    )
 
 
 def _of_block(seconds: pd.Series[list[float]], block: int) -> pd.Series[float]:  # type: ignore[type-var]
@@ -68,7 +89,8 @@ def _of_block(seconds: pd.Series[list[float]], block: int) -> pd.Series[float]: 
 
 
 def _fit(batch_sizes: pd.Series[int], seconds: pd.Series[float]) -> AlphaBeta:
-    """Return the fixed seconds and those an example; one batch size cannot tell them apart: all are an example's."""
+    """Return the fixed seconds and those an example; one batch size cannot tell them apart: all are
+    an example's."""
     medians = seconds.astype(float).groupby(batch_sizes).median().clip(lower=1e-9)
     if len(medians) == 1:
         return AlphaBeta(0.0, float(medians.iloc[0] / medians.index[0]))

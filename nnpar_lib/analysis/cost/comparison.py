@@ -1,4 +1,5 @@
-"""All strategies beside each other: speed, time to an accuracy, bytes, memory, and what accuracy was lost."""
+"""All strategies beside each other: speed, time to an accuracy, bytes, memory, and what accuracy
+was lost."""
 
 from __future__ import annotations
 
@@ -18,60 +19,96 @@ SERIAL = "serial, one thread"
 
 
 def speed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the speed of every labelled way to train each model with each batch, medians over repeats.
+    """Return the speed of every labelled way to train each model with each batch, medians over
+    repeats.
 
-    `speedup` is over the fastest run of one process with the same model and batch, whatever its threads, and
-    `efficiency` the rate over that of one thread by the cores that are used; both are taken repeat by repeat.
+    `speedup` is over the fastest run of one process with the same model and batch, whatever its
+    threads, and `efficiency` the rate over that of one thread by the cores that are used; both are
+    taken repeat by repeat.
     """
     rows = []
     by = ["model", "num_parameters", "global_batch_size"]
     for problem, same in runs_of(frame).groupby(by, sort=False):
         rates = same.pivot_table(index="repeat", columns="label", values=RATE, sort=False)
-        on_one = [label for label in rates if (same.loc[same["label"] == label, "strategy"] == "serial").all()]
+        on_one = [
+            label
+            for label in rates
+            if (same.loc[same["label"] == label, "strategy"] == "serial").all()
+        ]
         best = rates[on_one].median().idxmax()
         for label in rates:
             first = same[same["label"] == label].iloc[0]
             cores = first["num_ranks"] * first["threads_per_rank"]
             ratios = rates[label] / rates[best]
-            rows.append({**dict(zip(by, problem, strict=True)), "label": label, "strategy": first["strategy"],
-                         "allreduce": first["allreduce"], "num_ranks": first["num_ranks"],
-                         "threads_per_rank": first["threads_per_rank"], RATE: rates[label].median(),
-                         "speedup": ratios.median(), "low": ratios.quantile(0.25), "high": ratios.quantile(0.75),
-                         "efficiency": (rates[label] / rates[SERIAL] / cores).median(),
-                         "num_repeats": int(ratios.count()), "oversubscribed": bool(first["oversubscribed"])})
+            rows.append(
+                {
+                    **dict(zip(by, problem, strict=True)),
+                    "label": label,
+                    "strategy": first["strategy"],
+                    "allreduce": first["allreduce"],
+                    "num_ranks": first["num_ranks"],
+                    "threads_per_rank": first["threads_per_rank"],
+                    RATE: rates[label].median(),
+                    "speedup": ratios.median(),
+                    "low": ratios.quantile(0.25),
+                    "high": ratios.quantile(0.75),
+                    "efficiency": (rates[label] / rates[SERIAL] / cores).median(),
+                    "num_repeats": int(ratios.count()),
+                    "oversubscribed": bool(first["oversubscribed"]),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def accuracy(frame: pd.DataFrame, goals: Mapping[str, float]) -> pd.DataFrame:
-    """Return the seconds to a goal of test accuracy, NaN where it was not reached, and the accuracy lost, a row a way.
+    """Return the seconds to a goal of test accuracy, NaN where it was not reached, and the accuracy
+    lost, a row a way.
 
-    `goals` has a test accuracy a model. The seconds are those of the first evaluation at or above it. The accuracy lost
-    is that of the serial run of the same seed minus that at the end. Medians over seeds.
+    `goals` has a test accuracy a model. The seconds are those of the first evaluation at or above
+    it. The accuracy lost is that of the serial run of the same seed minus that at the end. Medians
+    over seeds.
     """
     runs = runs_of(frame)
-    seconds = [_seconds_to(history, goals[model])
-               for history, model in zip(runs["history"], runs["model"], strict=True)]
+    seconds = [
+        _seconds_to(history, goals[model])
+        for history, model in zip(runs["history"], runs["model"], strict=True)
+    ]
     serial = runs[runs["strategy"] == "serial"].set_index(["model", "seed"])["final_test_accuracy"]
-    lost = [serial.get((model, seed), math.nan) - final
-            for model, seed, final in zip(runs["model"], runs["seed"], runs["final_test_accuracy"], strict=True)]
+    lost = [
+        serial.get((model, seed), math.nan) - final
+        for model, seed, final in zip(
+            runs["model"], runs["seed"], runs["final_test_accuracy"], strict=True
+        )
+    ]
     table = runs.assign(seconds_to_goal=seconds, accuracy_lost=lost, goal=runs["model"].map(goals))
     columns = ["goal", "seconds_to_goal", "final_test_accuracy", "accuracy_lost"]
     return table.groupby(["model", "label"], sort=False)[columns].median().reset_index()
 
 
 def costs(records: list[Record], models: Mapping[Architecture, Model]) -> pd.DataFrame:
-    """Return bytes exchanged a step and bytes of memory on the fullest rank, one row a way, model and batch."""
+    """Return bytes exchanged a step and bytes of memory on the fullest rank, one row a way, model
+    and batch."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for run in records:
         if isinstance(run, RunRecord):
-            key = {"model": run.model, "num_parameters": run.num_parameters,
-                   "global_batch_size": run.global_batch_size, "label": run.label}
+            key = {
+                "model": run.model,
+                "num_parameters": run.num_parameters,
+                "global_batch_size": run.global_batch_size,
+                "label": run.label,
+            }
             config = RunConfig.from_parameters(run.config)
             memory = max((sum(rank.values()) for rank in run.memory), default=math.nan)
-            rows[tuple(key.values())] = {**key, "memory_bytes": memory or math.nan, "exchanged_bytes":
-                                         cost_model.exchanged_bytes(config, models[architecture(config)])}
+            rows[tuple(key.values())] = {
+                **key,
+                "memory_bytes": memory or math.nan,
+                "exchanged_bytes": cost_model.exchanged_bytes(config, models[architecture(config)]),
+            }
     return pd.DataFrame(rows.values())
 
 
 def _seconds_to(history: list[dict[str, Any]], goal: float) -> float:
-    return next((entry["train_seconds"] for entry in history if (entry["test_accuracy"] or 0) >= goal), math.nan)
+    return next(
+        (entry["train_seconds"] for entry in history if (entry["test_accuracy"] or 0) >= goal),
+        math.nan,
+    )

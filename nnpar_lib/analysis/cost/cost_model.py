@@ -1,7 +1,9 @@
-"""Predicted seconds of a training step for any strategy, from a profile of the blocks and the price of messages.
+"""Predicted seconds of a training step for any strategy, from a profile of the blocks and the price
+of messages.
 
-Messages cost alpha + n beta (Hockney 1994); a ring all-reduce of n bytes on p ranks costs 2(p-1) alpha + 2n(p-1)/p beta
-(Thakur et al. 2005). A pipeline is simulated with its own schedule. Each rank is taken to have a core of its own.
+Messages cost alpha + n beta (Hockney 1994); a ring all-reduce of n bytes on p ranks costs 2(p-1)
+alpha + 2n(p-1)/p beta (Thakur et al. 2005). A pipeline is simulated with its own schedule. Each
+rank is taken to have a core of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ def architecture(config: RunConfig) -> Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A block's cost: a fixed part and one an example of each pass (seconds), and the bytes of its data."""
+    """A block's cost: a fixed part and one an example of each pass (seconds), and the bytes of its
+    data."""
 
     forward: AlphaBeta
     backward: AlphaBeta
@@ -46,7 +49,8 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model's costs on a machine: seconds of its blocks, of loading examples, of updating and clearing bytes."""
+    """A model's costs on a machine: seconds of its blocks, of loading examples, of updating and
+    clearing bytes."""
 
     blocks: Sequence[Block]
     load: AlphaBeta = NOTHING
@@ -60,8 +64,11 @@ class Model:
 
     def passes(self, num_examples: float, num_shares: int = 1) -> float:
         """Return the seconds of the forward and backward passes of all blocks."""
-        return sum(block.seconds(action, num_examples, num_shares)
-                   for block in self.blocks for action in schedules.COMPUTATIONS)
+        return sum(
+            block.seconds(action, num_examples, num_shares)
+            for block in self.blocks
+            for action in schedules.COMPUTATIONS
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +92,23 @@ def allreduce_seconds(message: AlphaBeta, num_bytes: float, num_ranks: int) -> f
 def step_seconds(config: RunConfig, model: Model, machine: Machine) -> float:
     """Return the predicted seconds of a step; a strategy that has no model here is a ValueError."""
     models: dict[str, Callable[[RunConfig, Model, Machine], float]] = {
-        "serial": _data_parallel, "gradient_averaging": _data_parallel, "weight_averaging": _data_parallel,
-        "pipeline": _pipeline, "hybrid": _pipeline, "tensor": _tensor}
+        "serial": _data_parallel,
+        "gradient_averaging": _data_parallel,
+        "weight_averaging": _data_parallel,
+        "pipeline": _pipeline,
+        "hybrid": _pipeline,
+        "tensor": _tensor,
+    }
     if config.strategy not in models:
-        raise ValueError(f"strategy {config.strategy!r} has no cost model; choose from {', '.join(models)}")
+        raise ValueError(
+            f"strategy {config.strategy!r} has no cost model; choose from {', '.join(models)}"
+        )
     return models[config.strategy](config, model, machine)
 
 
 def _data_parallel(config: RunConfig, model: Model, machine: Machine) -> float:
-    """Every rank computes its part of the batch; the exchange is not hidden, and weights are averaged too rarely."""
+    """Every rank computes its part of the batch; the exchange is not hidden, and weights are
+    averaged too rarely."""
     num_examples = -(-config.global_batch_size // config.num_ranks)
     seconds = model.load.seconds(num_examples) + model.passes(num_examples)
     shared = config.strategy == "gradient_averaging" and config.allreduce == "shared"
@@ -104,17 +119,24 @@ def _data_parallel(config: RunConfig, model: Model, machine: Machine) -> float:
 
 
 def _pipeline(config: RunConfig, model: Model, machine: Machine) -> float:
-    """The schedule as simulated, then the update; of several pipelines, the sum of their gradients, not hidden."""
+    """The schedule as simulated, then the update; of several pipelines, the sum of their gradients,
+    not hidden."""
     num_copies = config.num_ranks // config.num_stage_ranks
     num_examples = -(-config.global_batch_size // num_copies)
     held = max(bytes_of_ranks(model, stage_bounds(config, model), config.pipeline))
     events = simulate(config, model, machine)
-    return (model.load.seconds(num_examples) + max(event.end for event in events) + model.update.seconds(held)
-            + model.clear.seconds(held) + machine.allreduce(held, num_copies))
+    return (
+        model.load.seconds(num_examples)
+        + max(event.end for event in events)
+        + model.update.seconds(held)
+        + model.clear.seconds(held)
+        + machine.allreduce(held, num_copies)
+    )
 
 
 def _tensor(config: RunConfig, model: Model, machine: Machine) -> float:
-    """Every rank computes all examples with its share of the features; an all-reduce a pair and direction."""
+    """Every rank computes all examples with its share of the features; an all-reduce a pair and
+    direction."""
     size, p = config.global_batch_size, config.num_ranks
     exchanges = sum(machine.allreduce(size * one, p) for one in tensor_exchanges(model))
     held = sum(block.parameter_bytes / (1 if block.split == WHOLE else p) for block in model.blocks)
@@ -122,10 +144,14 @@ def _tensor(config: RunConfig, model: Model, machine: Machine) -> float:
 
 
 def tensor_exchanges(model: Model) -> list[int]:
-    """Return the bytes an example of each all-reduce of a step: outputs of pairs, and gradients of their inputs."""
+    """Return the bytes an example of each all-reduce of a step: outputs of pairs, and gradients of
+    their inputs."""
     outputs = [block.layer_bytes_per_example for block in model.blocks if block.split == BY_INPUT]
-    inputs = [before.output_bytes_per_example for before, block in itertools.pairwise(model.blocks)
-              if block.split == BY_OUTPUT]
+    inputs = [
+        before.output_bytes_per_example
+        for before, block in itertools.pairwise(model.blocks)
+        if block.split == BY_OUTPUT
+    ]
     return outputs + inputs
 
 
@@ -146,16 +172,25 @@ def simulate(config: RunConfig, model: Model, machine: Machine) -> list[Event]:
 
 
 def stage_bounds(config: RunConfig, model: Model) -> list[slice]:
-    """Return the blocks of each stage: as the config cuts them, or so that the slowest stage is as fast as can be."""
+    """Return the blocks of each stage: as the config cuts them, or so that the slowest stage is as
+    fast as can be."""
     num_stages, num_blocks = config.pipeline.num_stages, len(model.blocks)
     if config.balance == "layers":
-        return [slice(int(some[0]), int(some[-1]) + 1) for some in np.array_split(np.arange(num_blocks), num_stages)]
+        return [
+            slice(int(some[0]), int(some[-1]) + 1)
+            for some in np.array_split(np.arange(num_blocks), num_stages)
+        ]
     if config.cuts is not None:
         bounds = (0, *config.cuts, num_blocks)
         return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
     size = config.global_batch_size / config.pipeline.num_microbatches
-    return cuts.partition([sum(block.seconds(action, size) for action in schedules.COMPUTATIONS)
-                           for block in model.blocks], num_stages)
+    return cuts.partition(
+        [
+            sum(block.seconds(action, size) for action in schedules.COMPUTATIONS)
+            for block in model.blocks
+        ],
+        num_stages,
+    )
 
 
 def best_balance(config: RunConfig, model: Model) -> str:
@@ -167,13 +202,18 @@ def best_balance(config: RunConfig, model: Model) -> str:
 def bytes_of_ranks(model: Model, bounds: Sequence[slice], pipeline: Pipeline) -> list[int]:
     """Return the bytes of the weights that each rank of a pipeline holds."""
     stages = [sum(block.parameter_bytes for block in model.blocks[one]) for one in bounds]
-    return [sum(stages[stage] for stage in pipeline.stages_of(rank)) for rank in range(pipeline.num_ranks)]
+    return [
+        sum(stages[stage] for stage in pipeline.stages_of(rank))
+        for rank in range(pipeline.num_ranks)
+    ]
 
 
 def exchanged_bytes(config: RunConfig, model: Model) -> float:
-    """Return the bytes that ranks hand on in a step, all of them together: (p - 1) buffers for each all-reduce.
+    """Return the bytes that ranks hand on in a step, all of them together: (p - 1) buffers for each
+    all-reduce.
 
-    Every way to sum has to move at least as much: each rank's addend has to leave it but for the one that sums.
+    Every way to sum has to move at least as much: each rank's addend has to leave it but for the
+    one that sums.
     """
     p, size = config.num_ranks, config.global_batch_size
     if config.strategy == "gradient_averaging":
@@ -189,10 +229,14 @@ def exchanged_bytes(config: RunConfig, model: Model) -> float:
     return 0.0
 
 
-def crossover_batch(one: Callable[[int], float], other: Callable[[int], float], batches: Iterable[int]) -> int | None:
-    """Return the first of these batch sizes at which the faster of two strategies is another than at the first size.
+def crossover_batch(
+    one: Callable[[int], float], other: Callable[[int], float], batches: Iterable[int]
+) -> int | None:
+    """Return the first of these batch sizes at which the faster of two strategies is another than
+    at the first size.
 
-    None where the same one is faster at all of them. `one` and `other` give the seconds of a step with a batch size.
+    None where the same one is faster at all of them. `one` and `other` give the seconds of a step
+    with a batch size.
     """
     signs = [(batch, one(batch) < other(batch)) for batch in batches]
     return next((batch for batch, sign in signs if sign != signs[0][1]), None)

@@ -1,4 +1,5 @@
-"""Predictions of the cost model: beside measurements, where strategies swap places, for machines that are not here."""
+"""Predictions of the cost model: beside measurements, where strategies swap places, for machines
+that are not here."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ STRATEGIES = ("gradient_averaging", "pipeline", "tensor", "hybrid")
 
 @dataclass(frozen=True, kw_only=True)
 class AssumedMachine:
-    """A machine that was not measured: what is assumed of each of its ranks and messages, and where that is from."""
+    """A machine that was not measured: what is assumed of each of its ranks and messages, and where
+    that is from."""
 
     name: str
     flops_per_second: float
@@ -38,43 +40,72 @@ class AssumedMachine:
         return Machine(message=self.message, allreduces={})
 
 
-# Peak and NVLink as Bridges-2's system configuration states them; half the peak, 20 microseconds a pass and 10 a
-# message are assumptions of their order, not measurements.
+# Peak and NVLink as Bridges-2's system configuration states them; half the peak, 20 microseconds a
+# pass and 10 a message are assumptions of their order, not measurements.
 V100 = AssumedMachine(
-    name="V100 GPUs on NVLink", flops_per_second=0.5 * 15.7e12, fixed_seconds=20e-6,
+    name="V100 GPUs on NVLink",
+    flops_per_second=0.5 * 15.7e12,
+    fixed_seconds=20e-6,
     message=AlphaBeta(10e-6, 1 / 150e9),
-    source="15.7 TFLOP/s and 2 x 150 GB/s a GPU: Pittsburgh Supercomputing Center (2021); the rest is assumed")
+    source=(
+        "15.7 TFLOP/s and 2 x 150 GB/s a GPU: Pittsburgh Supercomputing Center (2021); the rest is"
+        " assumed"
+    ),
+)
 T4 = AssumedMachine(  # one alone: it exchanges nothing
-    name="T4 GPU", flops_per_second=0.5 * 8.1e12, fixed_seconds=20e-6, message=cost_model.NOTHING,
-    source="8.1 TFLOP/s in single precision: 2,560 units that multiply and add at 1.59 GHz; the rest is assumed as for "
-           "the V100")
+    name="T4 GPU",
+    flops_per_second=0.5 * 8.1e12,
+    fixed_seconds=20e-6,
+    message=cost_model.NOTHING,
+    source=(
+        "8.1 TFLOP/s in single precision: 2,560 units that multiply and add at 1.59 GHz; the rest"
+        " is assumed as for the V100"
+    ),
+)
 
 
-def compare(records: Iterable[Record], models: Mapping[Architecture, Model], machine: Machine) -> pd.DataFrame:
-    """Return measured and predicted seconds of a step and the error of the prediction, one row a configuration.
+def compare(
+    records: Iterable[Record], models: Mapping[Architecture, Model], machine: Machine
+) -> pd.DataFrame:
+    """Return measured and predicted seconds of a step and the error of the prediction, one row a
+    configuration.
 
     The measured seconds are the median over repeats; `error` is
     predicted / measured - 1. Strategies without a cost model are left out.
     """
     runs: dict[str, list[RunRecord]] = {}
     for record in records:
-        if isinstance(record, RunRecord) and record.strategy in (*STRATEGIES, "serial") \
-                and record.threads_per_rank == 1:
+        if (
+            isinstance(record, RunRecord)
+            and record.strategy in (*STRATEGIES, "serial")
+            and record.threads_per_rank == 1
+        ):
             runs.setdefault(str(record.config), []).append(record)
     return pd.DataFrame([_compare(same, models, machine) for same in runs.values()])
 
 
-def _compare(runs: Sequence[RunRecord], models: Mapping[Architecture, Model], machine: Machine) -> dict[str, Any]:
+def _compare(
+    runs: Sequence[RunRecord], models: Mapping[Architecture, Model], machine: Machine
+) -> dict[str, Any]:
     config, first = RunConfig.from_parameters(runs[0].config), runs[0]
     measured = float(pd.Series([run.train_seconds / run.num_steps for run in runs]).median())
     predicted = cost_model.step_seconds(config, models[architecture(config)], machine)
-    return {"label": first.label, "num_parameters": first.num_parameters, "model": first.model,
-            "strategy": config.strategy, "allreduce": config.allreduce,
-            "schedule": config.schedule if config.num_stage_ranks > 1 else "",
-            "num_microbatches": config.pipeline.num_microbatches if config.num_stage_ranks > 1 else 1,
-            "num_ranks": config.num_ranks, "global_batch_size": config.global_batch_size,
-            "measured_seconds": measured, "predicted_seconds": predicted, "error": predicted / measured - 1,
-            "num_repeats": len(runs), "oversubscribed": first.oversubscribed}
+    return {
+        "label": first.label,
+        "num_parameters": first.num_parameters,
+        "model": first.model,
+        "strategy": config.strategy,
+        "allreduce": config.allreduce,
+        "schedule": config.schedule if config.num_stage_ranks > 1 else "",
+        "num_microbatches": config.pipeline.num_microbatches if config.num_stage_ranks > 1 else 1,
+        "num_ranks": config.num_ranks,
+        "global_batch_size": config.global_batch_size,
+        "measured_seconds": measured,
+        "predicted_seconds": predicted,
+        "error": predicted / measured - 1,
+        "num_repeats": len(runs),
+        "oversubscribed": first.oversubscribed,
+    }
 
 
 def median_error(table: pd.DataFrame) -> float:
@@ -83,58 +114,92 @@ def median_error(table: pd.DataFrame) -> float:
 
 
 def crossovers(table: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
-    """Return, model by model, the first batch size at which the faster of two strategies is the other one.
+    """Return, model by model, the first batch size at which the faster of two strategies is the
+    other one.
 
-    None, measured or predicted, where one of the two is the faster at every batch size of the table.
+    None, measured or predicted, where one of the two is the faster at every batch size of the
+    table.
     """
     rows = []
     for size, same in table[table["num_ranks"] > 1].groupby("num_parameters", sort=False):
-        best = same.groupby(["global_batch_size", "strategy"])[["measured_seconds", "predicted_seconds"]].min()
+        best = same.groupby(["global_batch_size", "strategy"])[
+            ["measured_seconds", "predicted_seconds"]
+        ].min()
         batches = sorted(set(same["global_batch_size"]))
         found = {}
         for kind in ("measured", "predicted"):
             seconds = best[f"{kind}_seconds"]
             found[kind] = cost_model.crossover_batch(
                 lambda batch, s=seconds: float(s[batch, one]),  # type: ignore[misc]
-                lambda batch, s=seconds: float(s[batch, other]), batches)  # type: ignore[misc]
+                lambda batch, s=seconds: float(s[batch, other]),
+                batches,
+            )  # type: ignore[misc]
         first = best["measured_seconds"][batches[0]]
-        rows.append({"num_parameters": size, "model": same["model"].iloc[0], "smallest_batch": batches[0],
-                     "faster_there": one if first[one] < first[other] else other, "largest_batch": batches[-1],
-                     **found})
+        rows.append(
+            {
+                "num_parameters": size,
+                "model": same["model"].iloc[0],
+                "smallest_batch": batches[0],
+                "faster_there": one if first[one] < first[other] else other,
+                "largest_batch": batches[-1],
+                **found,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def flops_per_second(model: Model) -> float:
-    """Return the rate of a rank at large batches: 2 operations a weight and example forward, 4 backward."""
+    """Return the rate of a rank at large batches: 2 operations a weight and example forward, 4
+    backward."""
     seconds = sum(block.forward.beta + block.backward.beta for block in model.blocks)
     return 6 * model.parameter_bytes / 4 / seconds
 
 
 def cores_like(model: Model, machine: Machine) -> AssumedMachine:
-    """Return a machine of many cores, each as fast as the one that was measured, and messages as between two of them.
+    """Return a machine of many cores, each as fast as the one that was measured, and messages as
+    between two of them.
 
     That its memory keeps up with all cores at once is assumed, and flatters it.
     """
     fixed = [one.alpha for block in model.blocks for one in (block.forward, block.backward)]
     return AssumedMachine(
-        name="cores of one node", flops_per_second=flops_per_second(model), fixed_seconds=float(np.median(fixed)),
-        message=machine.message, source="measured here on two cores; a node of Bridges-2 has 128 (Pittsburgh "
-        "Supercomputing Center 2021), and that its memory feeds them all is assumed")
+        name="cores of one node",
+        flops_per_second=flops_per_second(model),
+        fixed_seconds=float(np.median(fixed)),
+        message=machine.message,
+        source=(
+            "measured here on two cores; a node of Bridges-2 has 128 (Pittsburgh "
+            "Supercomputing Center 2021), and that its memory feeds them all is assumed"
+        ),
+    )
 
 
 def assumptions(machines: Iterable[AssumedMachine]) -> pd.DataFrame:
     """Return what is assumed of machines that were not measured, a row each."""
-    return pd.DataFrame([
-        {"machine": one.name, "GFLOP/s a rank": one.flops_per_second / 1e9,
-         "fixed microseconds a pass": one.fixed_seconds * 1e6, "alpha (microseconds)": one.message.alpha * 1e6,
-         "1/beta (GB/s)": one.message.bandwidth / 1e9, "source": one.source} for one in machines])
+    return pd.DataFrame(
+        [
+            {
+                "machine": one.name,
+                "GFLOP/s a rank": one.flops_per_second / 1e9,
+                "fixed microseconds a pass": one.fixed_seconds * 1e6,
+                "alpha (microseconds)": one.message.alpha * 1e6,
+                "1/beta (GB/s)": one.message.bandwidth / 1e9,
+                "source": one.source,
+            }
+            for one in machines
+        ]
+    )
 
 
-def predicted_crossover(machine: AssumedMachine, num_ranks: int, batches: Sequence[int], num_layers: int = 128
-                        ) -> int | None:
-    """Return the first batch size from which on gradient averaging beats what cuts the model, None if at none."""
+def predicted_crossover(
+    machine: AssumedMachine, num_ranks: int, batches: Sequence[int], num_layers: int = 128
+) -> int | None:
+    """Return the first batch size from which on gradient averaging beats what cuts the model, None
+    if at none."""
     for batch in batches:
-        table = predict(machine, num_ranks=num_ranks, global_batch_size=batch, num_layers=num_layers)
+        table = predict(
+            machine, num_ranks=num_ranks, global_batch_size=batch, num_layers=num_layers
+        )
         seconds = table.set_index("strategy")["seconds"]
         if seconds.idxmin() == "gradient_averaging":
             return batch
@@ -142,54 +207,94 @@ def predicted_crossover(machine: AssumedMachine, num_ranks: int, batches: Sequen
 
 
 def deep_model(num_layers: int, width: int, machine: AssumedMachine) -> Model:
-    """Return a network of equal, square, fully connected layers, in float32, on an assumed machine."""
+    """Return a network of equal, square, fully connected layers, in float32, on an assumed
+    machine."""
     forward = 2 * width**2 / machine.flops_per_second
-    blocks = [Block(forward=AlphaBeta(machine.fixed_seconds, forward),
-                    backward=AlphaBeta(machine.fixed_seconds, 2 * forward), parameter_bytes=4 * width * (width + 1),
-                    output_bytes_per_example=4 * width, layer_bytes_per_example=4 * width,
-                    split=cost_model.BY_INPUT if layer % 2 else cost_model.BY_OUTPUT) for layer in range(num_layers)]
+    blocks = [
+        Block(
+            forward=AlphaBeta(machine.fixed_seconds, forward),
+            backward=AlphaBeta(machine.fixed_seconds, 2 * forward),
+            parameter_bytes=4 * width * (width + 1),
+            output_bytes_per_example=4 * width,
+            layer_bytes_per_example=4 * width,
+            split=cost_model.BY_INPUT if layer % 2 else cost_model.BY_OUTPUT,
+        )
+        for layer in range(num_layers)
+    ]
     return Model(blocks=blocks)
 
 
 def moved(config: RunConfig, model: Model, machine: AssumedMachine) -> Model:
-    """Return what a profiled mlp or cnn would cost on an assumed machine; any other model is a ValueError.
+    """Return what a profiled mlp or cnn would cost on an assumed machine; any other model is a
+    ValueError.
 
-    A pass takes the machine's fixed seconds and its operations at the machine's rate: 2 an example for each weight at
-    each position of the layer's output, twice as many backward. Loading and the update count as a pass without any.
+    A pass takes the machine's fixed seconds and its operations at the machine's rate: 2 an example
+    for each weight at each position of the layer's output, twice as many backward. Loading and the
+    update count as a pass without any.
     """
     if config.model not in ("mlp", "cnn"):
-        raise ValueError(f"the operations of model {config.model!r} are not known here; take mlp or cnn")
-    widths = (*(config.channels if config.model == "cnn" else ()), *config.hidden_widths, NUM_CLASSES)
+        raise ValueError(
+            f"the operations of model {config.model!r} are not known here; take mlp or cnn"
+        )
+    widths = (
+        *(config.channels if config.model == "cnn" else ()),
+        *config.hidden_widths,
+        NUM_CLASSES,
+    )
     blocks = []
     for block, width in zip(model.blocks, widths, strict=True):
         num_positions = block.layer_bytes_per_example / 4 / width
         forward = 2 * block.parameter_bytes / 4 * num_positions / machine.flops_per_second
-        blocks.append(replace(block, forward=AlphaBeta(machine.fixed_seconds, forward),
-                              backward=AlphaBeta(machine.fixed_seconds, 2 * forward)))
+        blocks.append(
+            replace(
+                block,
+                forward=AlphaBeta(machine.fixed_seconds, forward),
+                backward=AlphaBeta(machine.fixed_seconds, 2 * forward),
+            )
+        )
     fixed = AlphaBeta(machine.fixed_seconds, 0)
     return Model(blocks=blocks, load=fixed, update=fixed)
 
 
-def predict(machine: AssumedMachine, *, num_ranks: int, global_batch_size: int, num_layers: int, width: int = 1024
-            ) -> pd.DataFrame:
-    """Return predicted seconds, bubble and memory of a deep model's step on ranks that are not here, a row a strategy.
+def predict(
+    machine: AssumedMachine,
+    *,
+    num_ranks: int,
+    global_batch_size: int,
+    num_layers: int,
+    width: int = 1024,
+) -> pd.DataFrame:
+    """Return predicted seconds, bubble and memory of a deep model's step on ranks that are not
+    here, a row a strategy.
 
-    `speedup` is over one such rank with the same batch. A pipeline runs 1F1B with four micro-batches a rank, at most
-    128; a hybrid has pipelines of about as many ranks as copies. What cannot run is left out: a pipeline of more ranks
-    than layers, gradient averaging on more ranks than examples, a hybrid on fewer than four ranks. Memory is weights,
-    gradient, momentum and live activations of the fullest rank.
+    `speedup` is over one such rank with the same batch. A pipeline runs 1F1B with four
+    micro-batches a rank, at most 128; a hybrid has pipelines of about as many ranks as copies. What
+    cannot run is left out: a pipeline of more ranks than layers, gradient averaging on more ranks
+    than examples, a hybrid on fewer than four ranks. Memory is weights, gradient, momentum and live
+    activations of the fullest rank.
     """
     model = deep_model(num_layers, width, machine)
-    alone = cost_model.step_seconds(_config("serial", 1, global_batch_size, num_layers), model, machine.prices)
+    alone = cost_model.step_seconds(
+        _config("serial", 1, global_batch_size, num_layers), model, machine.prices
+    )
     rows = []
     for strategy in STRATEGIES:
         if not _can_run(strategy, num_ranks, global_batch_size, num_layers):
             continue
         config = _config(strategy, num_ranks, global_batch_size, num_layers)
         seconds = cost_model.step_seconds(config, model, machine.prices)
-        rows.append({"strategy": strategy, "num_ranks": num_ranks, "global_batch_size": global_batch_size,
-                     "seconds": seconds, "speedup": alone / seconds, "efficiency": alone / seconds / num_ranks,
-                     "bubble": _bubble(config, model, machine), "memory_bytes": memory_bytes(config, model)})
+        rows.append(
+            {
+                "strategy": strategy,
+                "num_ranks": num_ranks,
+                "global_batch_size": global_batch_size,
+                "seconds": seconds,
+                "speedup": alone / seconds,
+                "efficiency": alone / seconds / num_ranks,
+                "bubble": _bubble(config, model, machine),
+                "memory_bytes": memory_bytes(config, model),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -198,7 +303,9 @@ def _can_run(strategy: str, num_ranks: int, global_batch_size: int, num_layers: 
         size = _pipeline_size(num_ranks)
         fits = size <= num_layers and num_ranks // size <= global_batch_size
         return num_ranks >= 4 and num_ranks % size == 0 and fits
-    return num_ranks <= {"pipeline": num_layers, "gradient_averaging": global_batch_size}.get(strategy, num_ranks)
+    return num_ranks <= {"pipeline": num_layers, "gradient_averaging": global_batch_size}.get(
+        strategy, num_ranks
+    )
 
 
 def _pipeline_size(num_ranks: int) -> int:
@@ -209,24 +316,41 @@ def _pipeline_size(num_ranks: int) -> int:
 def _config(strategy: str, num_ranks: int, global_batch_size: int, num_layers: int) -> RunConfig:
     size = {"pipeline": num_ranks, "hybrid": _pipeline_size(num_ranks)}.get(strategy, 0)
     num_local = global_batch_size // (num_ranks // size) if size else 1
-    return RunConfig(strategy=strategy, num_ranks=num_ranks, global_batch_size=global_batch_size, dataset="mnist",
-                     hidden=(1024,) * (num_layers - 1), pipeline_size=size, allreduce="mpi",
-                     num_microbatches=min(4 * size, MAX_MICROBATCHES, num_local) if size else 1)
+    return RunConfig(
+        strategy=strategy,
+        num_ranks=num_ranks,
+        global_batch_size=global_batch_size,
+        dataset="mnist",
+        hidden=(1024,) * (num_layers - 1),
+        pipeline_size=size,
+        allreduce="mpi",
+        num_microbatches=min(4 * size, MAX_MICROBATCHES, num_local) if size else 1,
+    )
 
 
 def _bubble(config: RunConfig, model: Model, machine: AssumedMachine) -> float:
     if config.num_stage_ranks == 1:
         return 0.0
-    return schedules.bubble_fraction(cost_model.simulate(config, model, machine.prices), config.num_stage_ranks)
+    return schedules.bubble_fraction(
+        cost_model.simulate(config, model, machine.prices), config.num_stage_ranks
+    )
 
 
 def memory_bytes(config: RunConfig, model: Model) -> float:
-    """Return the bytes of the fullest rank: weights, gradient, momentum, and the inputs that layers keep."""
+    """Return the bytes of the fullest rank: weights, gradient, momentum, and the inputs that layers
+    keep."""
     p, size = config.num_ranks, config.global_batch_size
     outputs = sum(block.output_bytes_per_example for block in model.blocks)
     if config.strategy == "tensor":
-        shared = sum(block.output_bytes_per_example for block in model.blocks if block.split == cost_model.BY_OUTPUT)
-        held = sum(block.parameter_bytes / (1 if block.split == cost_model.WHOLE else p) for block in model.blocks)
+        shared = sum(
+            block.output_bytes_per_example
+            for block in model.blocks
+            if block.split == cost_model.BY_OUTPUT
+        )
+        held = sum(
+            block.parameter_bytes / (1 if block.split == cost_model.WHOLE else p)
+            for block in model.blocks
+        )
         return NUM_COPIES * held + size * (outputs - shared + shared / p)
     if config.num_stage_ranks == 1:
         return NUM_COPIES * model.parameter_bytes + size / p * outputs
@@ -235,10 +359,21 @@ def memory_bytes(config: RunConfig, model: Model) -> float:
 
 def _pipeline_memory_bytes(config: RunConfig, model: Model) -> float:
     bounds, pipeline = cost_model.stage_bounds(config, model), config.pipeline
-    size = config.global_batch_size / (config.num_ranks // pipeline.num_ranks) / pipeline.num_microbatches
+    size = (
+        config.global_batch_size
+        / (config.num_ranks // pipeline.num_ranks)
+        / pipeline.num_microbatches
+    )
     held_by = cost_model.bytes_of_ranks(model, bounds, pipeline)
-    kept = [sum(block.output_bytes_per_example for block in model.blocks[bounds[rank]])
-            for rank in range(pipeline.num_ranks)]
-    live = [schedules.peak_live_microbatches(config.schedule, pipeline, rank) for rank in range(pipeline.num_ranks)]
-    return max(NUM_COPIES * held + one * num_live * size
-               for held, one, num_live in zip(held_by, kept, live, strict=True))
+    kept = [
+        sum(block.output_bytes_per_example for block in model.blocks[bounds[rank]])
+        for rank in range(pipeline.num_ranks)
+    ]
+    live = [
+        schedules.peak_live_microbatches(config.schedule, pipeline, rank)
+        for rank in range(pipeline.num_ranks)
+    ]
+    return max(
+        NUM_COPIES * held + one * num_live * size
+        for held, one, num_live in zip(held_by, kept, live, strict=True)
+    )

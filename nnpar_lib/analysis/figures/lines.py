@@ -1,4 +1,5 @@
-"""Lines of a figure: one a way to run, hollow points, labels at the ends, ticks where something was measured."""
+"""Lines of a figure: one a way to run, hollow points, labels at the ends, ticks where something was
+measured."""
 
 from __future__ import annotations
 
@@ -26,8 +27,12 @@ LABEL_SIZE = 9  # points
 HALO = [withStroke(linewidth=3, foreground="white")]
 NBSP = "\N{NO-BREAK SPACE}"
 PHRASES = {
-    "num_ranks": "{} ranks", "threads_per_rank": "{} threads a rank", "global_batch_size": "batch {}",
-    "local_batch_size": "local batch {}", "average_every": "every {} steps", "bucket_kib": "{} KiB buckets",
+    "num_ranks": "{} ranks",
+    "threads_per_rank": "{} threads a rank",
+    "global_batch_size": "batch {}",
+    "local_batch_size": "local batch {}",
+    "average_every": "every {} steps",
+    "bucket_kib": "{} KiB buckets",
     "num_parameters": "{} weights",
 }
 ON_ONE_RANK = {"threads_per_rank": "{} threads"}
@@ -43,10 +48,14 @@ class End:
     colour: str
 
 
-def lines_of(table: pd.DataFrame, exclude: Sequence[str]) -> Iterator[tuple[str, Style, pd.DataFrame]]:
-    """Yield label, look and rows of each line: rows that agree in all that tells runs apart, `exclude` left out.
+def lines_of(
+    table: pd.DataFrame, exclude: Sequence[str]
+) -> Iterator[tuple[str, Style, pd.DataFrame]]:
+    """Yield label, look and rows of each line: rows that agree in all that tells runs apart,
+    `exclude` left out.
 
-    Lines of one strategy share its marker and dash and differ in lightness, the last being the darkest.
+    Lines of one strategy share its marker and dash and differ in lightness, the last being the
+    darkest.
     """
     by = [c for c in scaling.keys(table) if c not in exclude]
     groups = [rows for _, rows in table.groupby(by, dropna=False, sort=False)]
@@ -54,26 +63,46 @@ def lines_of(table: pd.DataFrame, exclude: Sequence[str]) -> Iterator[tuple[str,
     for i, (rows, style) in enumerate(zip(groups, styles, strict=True)):
         same = table.loc[[s == style for s in _style_of_rows(table)]]
         label = ", ".join([style.label, *_distinctions(rows.iloc[0], by, table, same)])
-        shade = lighten(style.colour, styles[i + 1:].count(style) / max(1, styles.count(style)))
+        shade = lighten(style.colour, styles[i + 1 :].count(style) / max(1, styles.count(style)))
         yield label, Style(style.label, shade, style.marker, style.dash), rows
 
 
 def draw_line(ax: Axes, rows: pd.DataFrame, x: str, y: str, style: Style) -> None:
-    """Draw one line in the order of x, with whiskers from `low` to `high` and hollow points where oversubscribed."""
+    """Draw one line in the order of x, with whiskers from `low` to `high` and hollow points where
+    oversubscribed."""
     rows = rows.sort_values(x)
     ax.plot(rows[x], rows[y], color=style.colour, linestyle=style.dash, zorder=2)
     whiskers = [rows[y] - rows["low"], rows["high"] - rows[y]]
-    ax.errorbar(rows[x], rows[y], yerr=np.clip(np.array(whiskers, dtype=float), 0, None), fmt="none",
-                ecolor=style.colour, elinewidth=1.2, capsize=3, zorder=2)
+    ax.errorbar(
+        rows[x],
+        rows[y],
+        yerr=np.clip(np.array(whiskers, dtype=float), 0, None),
+        fmt="none",
+        ecolor=style.colour,
+        elinewidth=1.2,
+        capsize=3,
+        zorder=2,
+    )
     hollow = rows["oversubscribed"].astype(bool)
     for part, face in ((rows[~hollow], style.colour), (rows[hollow], "white")):
         if not part.empty:
-            ax.plot(part[x], part[y], linestyle="none", marker=style.marker, color=style.colour,
-                    markerfacecolor=face, markeredgewidth=1.5, zorder=3)
+            ax.plot(
+                part[x],
+                part[y],
+                linestyle="none",
+                marker=style.marker,
+                color=style.colour,
+                markerfacecolor=face,
+                markeredgewidth=1.5,
+                zorder=3,
+            )
 
 
-def draw_lines(ax: Axes, table: pd.DataFrame, x: str, y: str, exclude: Sequence[str] = ()) -> list[End]:
-    """Draw every line of a table and return the ends of them, to be labelled when the axes have their limits."""
+def draw_lines(
+    ax: Axes, table: pd.DataFrame, x: str, y: str, exclude: Sequence[str] = ()
+) -> list[End]:
+    """Draw every line of a table and return the ends of them, to be labelled when the axes have
+    their limits."""
     ends = []
     for label, style, rows in lines_of(table, [x, *exclude]):
         draw_line(ax, rows, x, y, style)
@@ -83,10 +112,11 @@ def draw_lines(ax: Axes, table: pd.DataFrame, x: str, y: str, exclude: Sequence[
 
 
 def label_ends(ax: Axes, ends: Sequence[End]) -> None:
-    """Write each label right of its line's end: inside the axes where there is room for it, else outside.
+    """Write each label right of its line's end: inside the axes where there is room for it, else
+    outside.
 
-    Labels of lines that end in the same place are nudged apart, with a thin leader to the line. Call it last: it
-    reads the limits and the scale of the axes.
+    Labels of lines that end in the same place are nudged apart, with a thin leader to the line.
+    Call it last: it reads the limits and the scale of the axes.
     """
     columns: dict[float, list[End]] = {}
     for end in ends:
@@ -97,10 +127,13 @@ def label_ends(ax: Axes, ends: Sequence[End]) -> None:
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Return centres as near to those wanted as boxes of these heights can lie without overlap, within [0, 1]."""
+    """Return centres as near to those wanted as boxes of these heights can lie without overlap,
+    within [0, 1]."""
     order = np.argsort(wanted, kind="stable")
     height = np.asarray(heights, dtype=float)[order]
-    offsets = np.cumsum(height) - height / 2  # where the centres lie when the boxes are stacked from zero
+    offsets = (
+        np.cumsum(height) - height / 2
+    )  # where the centres lie when the boxes are stacked from zero
     slack = isotonic_regression(np.asarray(wanted, dtype=float)[order] - offsets).x
     room = max(0.0, 1 - float(height.sum()))
     centres = np.empty(len(order))
@@ -109,7 +142,8 @@ def spread(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
 
 
 def count_axis(ax: Axes, counts: Iterable[float], formatter: Formatter | None = None) -> None:
-    """Make x logarithmic with ticks at the counts that were measured; of two labels too near, one is left out."""
+    """Make x logarithmic with ticks at the counts that were measured; of two labels too near, one
+    is left out."""
     values = sorted({float(c) for c in counts})
     margin = max(1.12, (values[-1] / values[0]) ** 0.05)
     ax.set(xscale="log", xlim=(values[0] / margin, values[-1] * margin))
@@ -129,13 +163,16 @@ def ratio_axis(axis: Axis) -> None:
     """Give a logarithmic axis ticks at powers of two, and half way between where there are few."""
     low, high = _widened(axis, 3)
     exponents = range(math.floor(math.log2(low)) - 1, math.ceil(math.log2(high)) + 1)
-    powers, between = ([m * 2.0**i for i in exponents if low <= m * 2.0**i <= high] for m in (1, 1.5))
+    powers, between = (
+        [m * 2.0**i for i in exponents if low <= m * 2.0**i <= high] for m in (1, 1.5)
+    )
     values = powers if len(powers) > 3 else sorted(powers + between)
     set_ticks(axis, values, FuncFormatter(lambda v, _: f"{v:.3g}"))
 
 
 def set_ticks(axis: Axis, values: Sequence[float], formatter: Formatter) -> None:
-    """Put ticks at the values, nowhere else; of labels that would overlap on a log axis the later is left out."""
+    """Put ticks at the values, nowhere else; of labels that would overlap on a log axis the later
+    is left out."""
     axis.set_major_locator(FixedLocator(list(values)))
     axis.set_minor_locator(NullLocator())
     low, high = np.log(axis.get_view_interval())
@@ -155,17 +192,21 @@ def note(ax: Axes, table: pd.DataFrame) -> None:
     if (table["num_repeats"] > 1).any():
         parts.append(f"whiskers: quartiles of {_span(table['num_repeats'])} repeats")
     if parts:
-        ax.text(0, 1.02, "; ".join(parts), transform=ax.transAxes, fontsize=8, color=GREY, va="bottom")
+        ax.text(
+            0, 1.02, "; ".join(parts), transform=ax.transAxes, fontsize=8, color=GREY, va="bottom"
+        )
 
 
 def lighten(colour: str, share: float) -> str:
-    """Return the colour nearer to white, for a sibling of a line: 0 leaves it, 1 is the lightest still seen."""
+    """Return the colour nearer to white, for a sibling of a line: 0 leaves it, 1 is the lightest
+    still seen."""
     red, green, blue = (c + (1 - c) * 0.7 * share for c in to_rgb(colour))
     return to_hex((red, green, blue))
 
 
 def _widened(axis: Axis, factor: float) -> tuple[float, float]:
-    """Return the limits of a logarithmic axis, set further apart where they span less than a factor."""
+    """Return the limits of a logarithmic axis, set further apart where they span less than a
+    factor."""
     low, high = axis.get_view_interval()
     grow = max(1.0, math.sqrt(factor * low / high))
     axis.set_view_interval(low / grow, high * grow, ignore=True)
@@ -179,11 +220,28 @@ def _label_column(ax: Axes, ends: Sequence[End], outside: float | None) -> None:
     line_height = 1.35 * LABEL_SIZE / 72 * ax.figure.get_dpi() / ax.get_window_extent().height
     heights = [line_height * (text.count("\n") + 1.25) for text in texts]
     for end, text, y in zip(ends, texts, spread([y for _, y in places], heights), strict=True):
-        leader = {"arrowstyle": "-", "linewidth": 0.7, "color": end.colour, "alpha": 0.6, "shrinkA": 1, "shrinkB": 5,
-                  "relpos": (0, 0.5)}
-        ax.annotate(text, (end.x, end.y), xytext=(left, y), textcoords="axes fraction", color=end.colour,
-                    fontsize=LABEL_SIZE, va="center", annotation_clip=False, arrowprops=leader, path_effects=HALO,
-                    zorder=5)
+        leader = {
+            "arrowstyle": "-",
+            "linewidth": 0.7,
+            "color": end.colour,
+            "alpha": 0.6,
+            "shrinkA": 1,
+            "shrinkB": 5,
+            "relpos": (0, 0.5),
+        }
+        ax.annotate(
+            text,
+            (end.x, end.y),
+            xytext=(left, y),
+            textcoords="axes fraction",
+            color=end.colour,
+            fontsize=LABEL_SIZE,
+            va="center",
+            annotation_clip=False,
+            arrowprops=leader,
+            path_effects=HALO,
+            zorder=5,
+        )
 
 
 def _to_axes(ax: Axes, end: End) -> tuple[float, float]:
@@ -195,13 +253,20 @@ def _style_of_rows(table: pd.DataFrame) -> list[Style]:
     return [style_of(s, a) for s, a in zip(table["strategy"], table["allreduce"], strict=True)]
 
 
-def _distinctions(row: pd.Series[Any], by: Sequence[str], table: pd.DataFrame, same: pd.DataFrame) -> list[str]:
-    """Return what a label must say beyond the strategy: what varies among its lines, and how many workers it has."""
+def _distinctions(
+    row: pd.Series[Any], by: Sequence[str], table: pd.DataFrame, same: pd.DataFrame
+) -> list[str]:
+    """Return what a label must say beyond the strategy: what varies among its lines, and how many
+    workers it has."""
     on_one_rank = row["strategy"] in SINGLE_RANK_STRATEGIES
     found = []
     for column in by:
         among = table if column in ("num_ranks", "threads_per_rank") else same
-        if column == "strategy" or among[column].nunique(dropna=False) == 1 or (on_one_rank and column == "num_ranks"):
+        if (
+            column == "strategy"
+            or among[column].nunique(dropna=False) == 1
+            or (on_one_rank and column == "num_ranks")
+        ):
             continue
         found.append(_phrase(column, row[column], on_one_rank))
     return found
@@ -210,7 +275,10 @@ def _distinctions(row: pd.Series[Any], by: Sequence[str], table: pd.DataFrame, s
 def _phrase(column: str, value: Any, on_one_rank: bool) -> str:
     pattern = (ON_ONE_RANK if on_one_rank else {}).get(column) or PHRASES.get(column, "{}")
     if value == 0:
-        pattern = {"average_every": "once an epoch", "threads_per_rank": "threads of one process"}.get(column, pattern)
+        pattern = {
+            "average_every": "once an epoch",
+            "threads_per_rank": "threads of one process",
+        }.get(column, pattern)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = pattern.format(value)

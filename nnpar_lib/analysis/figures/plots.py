@@ -1,7 +1,9 @@
-"""The figures of the report: a frame of records and axes in, axes out; nothing is written but by `save`.
+"""The figures of the report: a frame of records and axes in, axes out; nothing is written but by
+`save`.
 
-Points are medians over repeats, whiskers their quartiles. A strategy looks the same in every figure; its points are
-hollow where there were more workers than cores. Filter the frame first where it holds what does not belong together.
+Points are medians over repeats, whiskers their quartiles. A strategy looks the same in every
+figure; its points are hollow where there were more workers than cores. Filter the frame first where
+it holds what does not belong together.
 """
 
 from __future__ import annotations
@@ -35,19 +37,38 @@ from nnpar_lib.analysis.figures.theme import (
 )
 from nnpar_lib.config.run import SINGLE_RANK_STRATEGIES
 
-__all__ = ["accuracy_curves", "allreduce", "ladder", "save", "strong_scaling", "theme", "threads_against_ranks",
-           "throughput", "time_split", "weak_scaling"]
+__all__ = [
+    "accuracy_curves",
+    "allreduce",
+    "ladder",
+    "save",
+    "strong_scaling",
+    "theme",
+    "threads_against_ranks",
+    "throughput",
+    "time_split",
+    "weak_scaling",
+]
 
-UNITS = {"global_batch_size": "global batch size (examples)", "local_batch_size": "local batch size (examples)",
-         "num_ranks": "ranks", "threads_per_rank": "threads a rank", "average_every": "steps between two averages",
-         "epoch": "epoch", "examples": "examples seen", "train_seconds": "training time (s)", "step": "step",
-         "bucket_kib": "bucket size (KiB)"}
+UNITS = {
+    "global_batch_size": "global batch size (examples)",
+    "local_batch_size": "local batch size (examples)",
+    "num_ranks": "ranks",
+    "threads_per_rank": "threads a rank",
+    "average_every": "steps between two averages",
+    "epoch": "epoch",
+    "examples": "examples seen",
+    "train_seconds": "training time (s)",
+    "step": "step",
+    "bucket_kib": "bucket size (KiB)",
+}
 RATE_LABEL = "throughput (examples/s)"
 IDEAL: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "zorder": 1}
 
 
 def strong_scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw speedup over one serial thread against ranks, at a fixed global batch size; linear speedup is dashed."""
+    """Draw speedup over one serial thread against ranks, at a fixed global batch size; linear
+    speedup is dashed."""
     ax = ax or new_axes()
     table = scaling.strong_scaling(frame)
     counts = sorted(table["num_ranks"].unique())
@@ -69,18 +90,23 @@ def weak_scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     lines.count_axis(ax, table["num_ranks"])
     ends = _draw_against_ranks(ax, table, "efficiency")
     ax.axhline(1, **IDEAL)
-    ax.set(xlabel="ranks (local batch size fixed)", ylabel="weak-scaling efficiency", ylim=(0, None))
+    ax.set(
+        xlabel="ranks (local batch size fixed)", ylabel="weak-scaling efficiency", ylim=(0, None)
+    )
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return _finish(ax, table, [*ends, End(ax.get_xlim()[1], 1, "ideal", GREY)])
 
 
 def threads_against_ranks(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw throughput against cores: threads of one process beside ranks of so many threads each."""
+    """Draw throughput against cores: threads of one process beside ranks of so many threads
+    each."""
     ax = ax or new_axes()
     table = _rates(frame)
     table["num_cores"] = table["num_ranks"] * table["threads_per_rank"]
     on_one_rank = table["strategy"].isin(SINGLE_RANK_STRATEGIES)
-    table["threads_per_rank"] = table["threads_per_rank"].mask(on_one_rank, 0)  # one line, whatever its threads
+    table["threads_per_rank"] = table["threads_per_rank"].mask(
+        on_one_rank, 0
+    )  # one line, whatever its threads
     ends = lines.draw_lines(ax, table, "num_cores", "median", exclude=["num_ranks"])
     counts = sorted(table["num_cores"].unique())
     lines.count_axis(ax, counts)
@@ -88,7 +114,9 @@ def threads_against_ranks(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     if not one.empty:
         ax.plot(counts, [one.max() * c for c in counts], **IDEAL)
         ends.append(End(counts[-1], one.max() * counts[-1], "linear speedup", GREY))
-    ax.set(xlabel="cores used (ranks \N{MULTIPLICATION SIGN} threads)", ylabel=RATE_LABEL, yscale="log")
+    ax.set(
+        xlabel="cores used (ranks \N{MULTIPLICATION SIGN} threads)", ylabel=RATE_LABEL, yscale="log"
+    )
     lines.value_axis(ax.yaxis)
     return _finish(ax, table, ends)
 
@@ -97,7 +125,9 @@ def images(pictures: Iterable[Any], labels: Iterable[Any], num_columns: int = 8)
     """Draw grey pictures [height, width] in rows, each under its label."""
     pairs = list(zip(pictures, labels, strict=True))
     num_rows = -(-len(pairs) // num_columns)
-    figure, axes = plt.subplots(num_rows, num_columns, figsize=(FIGURE_SIZE[0], num_rows * 1.1), squeeze=False)
+    figure, axes = plt.subplots(
+        num_rows, num_columns, figsize=(FIGURE_SIZE[0], num_rows * 1.1), squeeze=False
+    )
     for ax in axes.flat:
         ax.axis("off")
     for ax, (picture, label) in zip(axes.flat, pairs, strict=False):
@@ -118,14 +148,24 @@ def throughput(frame: pd.DataFrame, x: str = "global_batch_size", ax: Axes | Non
 
 
 def accuracy_curves(frame: pd.DataFrame, x: str = "epoch", ax: Axes | None = None) -> Axes:
-    """Draw test accuracy against `epoch`, `step`, `examples` or `train_seconds`: median and range over runs."""
+    """Draw test accuracy against `epoch`, `step`, `examples` or `train_seconds`: median and range
+    over runs."""
     ax = ax or new_axes()
     table = _evaluations(frame, x)
     ends = []
     for label, style, rows in lines.lines_of(table, [x]):
         few = max(1, len(rows) // 10)
-        ax.plot(rows[x], rows["median"], color=style.colour, linestyle=style.dash, marker=style.marker, markevery=few)
-        ax.fill_between(rows[x], rows["min"], rows["max"], color=style.colour, alpha=0.15, linewidth=0)
+        ax.plot(
+            rows[x],
+            rows["median"],
+            color=style.colour,
+            linestyle=style.dash,
+            marker=style.marker,
+            markevery=few,
+        )
+        ax.fill_between(
+            rows[x], rows["min"], rows["max"], color=style.colour, alpha=0.15, linewidth=0
+        )
         ends.append(End(rows[x].iloc[-1], rows["median"].iloc[-1], label, style.colour))
     ax.set(xlabel=UNITS.get(x, x), ylabel="test accuracy")
     ax.xaxis.set_major_locator(MaxNLocator(integer=x in ("epoch", "step")))
@@ -133,13 +173,21 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "epoch", ax: Axes | None = Non
         ax.xaxis.set_major_formatter(EngFormatter(sep=lines.NBSP))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     if (table["num_repeats"] > 1).any():
-        ax.text(0, 1.02, "band: from the worst run to the best", transform=ax.transAxes, fontsize=8, color=GREY)
+        ax.text(
+            0,
+            1.02,
+            "band: from the worst run to the best",
+            transform=ax.transAxes,
+            fontsize=8,
+            color=GREY,
+        )
     lines.label_ends(ax, ends)
     return ax
 
 
 def allreduce(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw seconds of an all-reduce against the numbers that it sums, one line an all-reduce, both logarithmic."""
+    """Draw seconds of an all-reduce against the numbers that it sums, one line an all-reduce, both
+    logarithmic."""
     ax = ax or new_axes()
     table = scaling.bandwidth(frame)
     ends, groups = [], ["allreduce", "num_ranks", "dtype"]
@@ -149,21 +197,28 @@ def allreduce(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         share = 0.6 * (1 - last["num_ranks"] / table["num_ranks"].max())
         style = replace(style, colour=lines.lighten(style.colour, share))
         lines.draw_line(ax, rows, "num_elements", "seconds", style)
-        label = f"{ALLREDUCE_LABELS.get(last['allreduce'], last['allreduce'])}, {last['num_ranks']:.0f} ranks"
+        label = (
+            f"{ALLREDUCE_LABELS.get(last['allreduce'], last['allreduce'])}, {last['num_ranks']:.0f}"
+            " ranks"
+        )
         label += f", {last['dtype']}" if table["dtype"].nunique() > 1 else ""
         ends.append(End(last["num_elements"], last["seconds"], label, style.colour))
     lines.count_axis(ax, table["num_elements"], EngFormatter(places=0, sep=lines.NBSP))
-    ax.set(xlabel=f"numbers summed ({', '.join(table['dtype'].unique())})", ylabel="time of an all-reduce",
-           yscale="log")
+    ax.set(
+        xlabel=f"numbers summed ({', '.join(table['dtype'].unique())})",
+        ylabel="time of an all-reduce",
+        yscale="log",
+    )
     lines.value_axis(ax.yaxis, "s")
     return _finish(ax, table, ends)
 
 
 def ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw seconds an epoch of each `label`, in order of appearance from the top; that of `serial` is the dashed line.
+    """Draw seconds an epoch of each `label`, in order of appearance from the top; that of `serial`
+    is the dashed line.
 
-    An epoch is as many examples as the training set holds (`scaling.seconds_per_epoch`), unless the frame brings a
-    column `seconds_per_epoch` of its own.
+    An epoch is as many examples as the training set holds (`scaling.seconds_per_epoch`), unless the
+    frame brings a column `seconds_per_epoch` of its own.
     """
     ax = ax or new_axes(frame["label"].nunique())
     if "seconds_per_epoch" not in frame:
@@ -175,7 +230,11 @@ def ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         style = style_of(rows["strategy"].iloc[0], rows["allreduce"].iloc[0])
         _draw_rung(ax, position, table.iloc[position], style)
     _write_seconds(ax, table)
-    ax.set(xlabel="seconds an epoch", xlim=(0, table["high"].max() * 1.15), ylim=(len(table) - 0.4, -0.6))
+    ax.set(
+        xlabel="seconds an epoch",
+        xlim=(0, table["high"].max() * 1.15),
+        ylim=(len(table) - 0.4, -0.6),
+    )
     ax.set_yticks(range(len(table)), [textwrap.fill(str(r), 34) for r in table["label"]])
     _plain_bars(ax)
     lines.note(ax, table)
@@ -183,7 +242,8 @@ def ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def time_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw which part of the training time went into computing, communicating, waiting and the rest, one bar a way."""
+    """Draw which part of the training time went into computing, communicating, waiting and the
+    rest, one bar a way."""
     table = scaling.time_split(frame)
     ax = ax or new_axes(len(table))
     labels = {i: label for label, _, rows in lines.lines_of(table, []) for i in rows.index}
@@ -191,21 +251,38 @@ def time_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for part, colour in PARTS.items():
         width = table[part].fillna(0)
         if width.any():
-            ax.barh(table.index, width, left=left, height=0.62, color=colour, label=part, hatch=HATCHES[part],
-                    edgecolor="white", linewidth=0.8)
+            ax.barh(
+                table.index,
+                width,
+                left=left,
+                height=0.62,
+                color=colour,
+                label=part,
+                hatch=HATCHES[part],
+                edgecolor="white",
+                linewidth=0.8,
+            )
         left += width
     stars = ["*" if o else "" for o in table["oversubscribed"]]
-    ax.set_yticks(table.index, [textwrap.fill(labels[i], 36) + star for i, star in zip(labels, stars, strict=True)])
+    ax.set_yticks(
+        table.index,
+        [textwrap.fill(labels[i], 36) + star for i, star in zip(labels, stars, strict=True)],
+    )
     star_note = " (* more ranks \N{MULTIPLICATION SIGN} threads than cores)" if any(stars) else ""
-    ax.set(xlabel="share of the training time" + star_note, xlim=(0, 1), ylim=(len(table) - 0.4, -0.6))
+    ax.set(
+        xlabel="share of the training time" + star_note, xlim=(0, 1), ylim=(len(table) - 0.4, -0.6)
+    )
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     _plain_bars(ax)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, columnspacing=1.2)
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, columnspacing=1.2
+    )
     return ax
 
 
 def _draw_against_ranks(ax: Axes, table: pd.DataFrame, y: str) -> list[End]:
-    """Draw the lines; what runs on one rank only goes on as a thin level line, to be compared with at every count."""
+    """Draw the lines; what runs on one rank only goes on as a thin level line, to be compared with
+    at every count."""
     right = ax.get_xlim()[1]
     ends = []
     for label, style, rows in lines.lines_of(table, ["num_ranks"]):
@@ -213,7 +290,9 @@ def _draw_against_ranks(ax: Axes, table: pd.DataFrame, y: str) -> list[End]:
         last = rows.sort_values("num_ranks").iloc[-1]
         on_one_rank = last["strategy"] in SINGLE_RANK_STRATEGIES
         if on_one_rank:
-            ax.hlines(last[y], last["num_ranks"], right, colors=style.colour, linewidth=0.8, zorder=1)
+            ax.hlines(
+                last[y], last["num_ranks"], right, colors=style.colour, linewidth=0.8, zorder=1
+            )
         ends.append(End(right if on_one_rank else last["num_ranks"], last[y], label, style.colour))
     return ends
 
@@ -222,19 +301,35 @@ def _draw_rung(ax: Axes, position: float, row: pd.Series[Any], style: Style) -> 
     median, low, high = (float(row[c]) for c in ("median", "low", "high"))
     face = "white" if row["oversubscribed"] else style.colour
     ax.barh(position, median, height=0.62, facecolor=face, edgecolor=style.colour, linewidth=1.5)
-    ax.errorbar(median, position, xerr=[[median - low], [high - median]], fmt="none", ecolor=INK, elinewidth=1.2,
-                capsize=3, zorder=4)
+    ax.errorbar(
+        median,
+        position,
+        xerr=[[median - low], [high - median]],
+        fmt="none",
+        ecolor=INK,
+        elinewidth=1.2,
+        capsize=3,
+        zorder=4,
+    )
 
 
 def _write_seconds(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the line of the serial rung and write each bar's seconds at its end, or past that line where it is near."""
+    """Draw the line of the serial rung and write each bar's seconds at its end, or past that line
+    where it is near."""
     serial = [float(s) for s in table[table["label"] == "serial"]["median"]]
     for seconds in serial:
         ax.axvline(seconds, **{**IDEAL, "color": INK, "zorder": 3})
     longest = float(table["high"].max())
     for position, (median, high) in enumerate(zip(table["median"], table["high"], strict=True)):
         end = max([high, *(s for s in serial if high < s < high + 0.14 * longest)])
-        ax.text(end + 0.015 * longest, position, f"{median:.3g} s", va="center", fontsize=lines.LABEL_SIZE, color=INK)
+        ax.text(
+            end + 0.015 * longest,
+            position,
+            f"{median:.3g} s",
+            va="center",
+            fontsize=lines.LABEL_SIZE,
+            color=INK,
+        )
 
 
 def _plain_bars(ax: Axes) -> None:

@@ -1,6 +1,8 @@
-"""The figures of scaling regimes: steps and time to a goal against the batch size, and the gradient noise scale.
+"""The figures of scaling regimes: steps and time to a goal against the batch size, and the gradient
+noise scale.
 
-Points are medians over fresh seeds with their 95 % intervals. Rows of runs are those of `nnpar_lib.analysis.regimes`.
+Points are medians over fresh seeds with their 95 % intervals. Rows of runs are those of
+`nnpar_lib.analysis.regimes`.
 """
 
 from __future__ import annotations
@@ -19,29 +21,55 @@ from nnpar_lib.analysis.figures.lines import End
 from nnpar_lib.analysis.figures.theme import GREY, INK, STYLES, Style, new_axes
 from nnpar_lib.analysis.regimes import steps_model
 
-REGIME_SHADES = {regimes.PERFECT: "#d9ead9", regimes.DIMINISHING: "#fbf0d9", regimes.MAXIMAL: "#f3dedb"}
+REGIME_SHADES = {
+    regimes.PERFECT: "#d9ead9",
+    regimes.DIMINISHING: "#fbf0d9",
+    regimes.MAXIMAL: "#f3dedb",
+}
 LOOKS = [Style("", style.colour, style.marker, style.dash) for style in STYLES.values()][2:]
 BATCH_LABEL = "global batch size (examples)"
 
 
-def three_regimes(runs: pd.DataFrame, goal_error: float | None = None, ax: Axes | None = None) -> Axes:
-    """Draw steps to a goal against the batch size, with the fit, perfect scaling dashed, and the regimes shaded.
+def three_regimes(
+    runs: pd.DataFrame, goal_error: float | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw steps to a goal against the batch size, with the fit, perfect scaling dashed, and the
+    regimes shaded.
 
-    The hardest goal that was reached at each batch size is drawn unless one is named. No regime is shaded where the
-    fit is undetermined, or where no slope shows it. Hollow points are the best single trials of the search.
+    The hardest goal that was reached at each batch size is drawn unless one is named. No regime is
+    shaded where the fit is undetermined, or where no slope shows it. Hollow points are the best
+    single trials of the search.
     """
     ax = ax or new_axes()
     rows = _one_goal(runs, goal_error)
     table = regimes.study(rows)
     reached = table[table["status"] == "reached"]
     lines.count_axis(ax, table["batch_size"])
-    ax.set(yscale="log", xlabel=BATCH_LABEL, ylabel=f"steps to {_percent(rows)} % validation error".replace("  ", " "))
+    ax.set(
+        yscale="log",
+        xlabel=BATCH_LABEL,
+        ylabel=f"steps to {_percent(rows)} % validation error".replace("  ", " "),
+    )
     ends = _draw_points(ax, reached, LOOKS[0], "median of fresh seeds")
     if reached["best_of_n"].notna().any():
-        ax.plot(reached["batch_size"], reached["best_of_n"], linestyle="none", marker="o", markerfacecolor="white",
-                color=GREY, markersize=5, zorder=2)
-        ends.append(End(float(reached["batch_size"].iloc[-1]), float(reached["best_of_n"].iloc[-1]),
-                        "best single trial", GREY))
+        ax.plot(
+            reached["batch_size"],
+            reached["best_of_n"],
+            linestyle="none",
+            marker="o",
+            markerfacecolor="white",
+            color=GREY,
+            markersize=5,
+            zorder=2,
+        )
+        ends.append(
+            End(
+                float(reached["batch_size"].iloc[-1]),
+                float(reached["best_of_n"].iloc[-1]),
+                "best single trial",
+                GREY,
+            )
+        )
     ends += _draw_fit(ax, rows, reached)
     _step_axis(ax)
     lines.label_ends(ax, ends)
@@ -49,7 +77,8 @@ def three_regimes(runs: pd.DataFrame, goal_error: float | None = None, ax: Axes 
 
 
 def several(groups: Mapping[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
-    """Draw the steps of several studies, or goals, against the batch size, one line each, labelled at its end."""
+    """Draw the steps of several studies, or goals, against the batch size, one line each, labelled
+    at its end."""
     ax = ax or new_axes()
     ends: list[End] = []
     tables = {name: regimes.study(rows) for name, rows in groups.items()}
@@ -64,15 +93,23 @@ def several(groups: Mapping[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
 
 def goals(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the steps to each goal of a study against the batch size."""
-    return several({f"{_percent(rows)} % error": rows for _, rows in runs.groupby("goal_error", sort=False)}, ax)
+    return several(
+        {f"{_percent(rows)} % error": rows for _, rows in runs.groupby("goal_error", sort=False)},
+        ax,
+    )
 
 
-def time_to_goal(table: pd.DataFrame, predicted: pd.DataFrame | None = None, whole: pd.DataFrame | None = None,
-                 ax: Axes | None = None) -> Axes:
-    """Draw the seconds to one goal against the batch size, a line a number of ranks; a ring marks the fastest.
+def time_to_goal(
+    table: pd.DataFrame,
+    predicted: pd.DataFrame | None = None,
+    whole: pd.DataFrame | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the seconds to one goal against the batch size, a line a number of ranks; a ring marks
+    the fastest.
 
-    `predicted` (of `time_to_goal.predicted`) is drawn dotted, and `whole` (of `parallel_trials.seconds_to_goal`), what
-    runs to the goal took in one piece, as crosses.
+    `predicted` (of `time_to_goal.predicted`) is drawn dotted, and `whole` (of
+    `parallel_trials.seconds_to_goal`), what runs to the goal took in one piece, as crosses.
     """
     ax = ax or new_axes()
     lines.count_axis(ax, table["batch_size"])
@@ -80,57 +117,119 @@ def time_to_goal(table: pd.DataFrame, predicted: pd.DataFrame | None = None, who
     ends: list[End] = []
     for (num_ranks, rows), look in zip(table.groupby("num_ranks"), LOOKS, strict=False):
         name = f"{num_ranks} rank{'' if num_ranks == 1 else 's'}"
-        ends += _draw_points(ax, rows.rename(columns={"seconds": "median_steps"}), look, name, joined=True)
+        ends += _draw_points(
+            ax, rows.rename(columns={"seconds": "median_steps"}), look, name, joined=True
+        )
         best = rows[rows["is_optimal"]]
-        ax.plot(best["batch_size"], best["seconds"], linestyle="none", marker="o", markersize=15, color=look.colour,
-                markerfacecolor="none")
+        ax.plot(
+            best["batch_size"],
+            best["seconds"],
+            linestyle="none",
+            marker="o",
+            markersize=15,
+            color=look.colour,
+            markerfacecolor="none",
+        )
         for found, dash, marker in ((predicted, ":", ""), (whole, "none", "x")):
             if found is not None:
                 mine = found[found["num_ranks"] == num_ranks]
-                ax.plot(mine["batch_size"], mine["seconds"], color=look.colour, linestyle=dash, marker=marker,
-                        markersize=9, markeredgewidth=2, zorder=4)
+                ax.plot(
+                    mine["batch_size"],
+                    mine["seconds"],
+                    color=look.colour,
+                    linestyle=dash,
+                    marker=marker,
+                    markersize=9,
+                    markeredgewidth=2,
+                    zorder=4,
+                )
     lines.value_axis(ax.yaxis, "s")
     lines.label_ends(ax, ends)
     return ax
 
 
 def local_sgd(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw what local SGD needs until the goal against the averaging interval, relative to the shortest interval.
+    """Draw what local SGD needs until the goal against the averaging interval, relative to the
+    shortest interval.
 
-    Samples, with their intervals, and exchanges of weights; dashed are the exchanges if no interval cost samples.
+    Samples, with their intervals, and exchanges of weights; dashed are the exchanges if no interval
+    cost samples.
     """
     ax = ax or new_axes()
     lines.count_axis(ax, table["average_every"])
     shortest = int(table["average_every"].iloc[0])
-    ax.set(yscale="log", xlabel="steps between two averages of the weights",
-           ylabel=f"until the goal, relative to an interval of {shortest}")
+    ax.set(
+        yscale="log",
+        xlabel="steps between two averages of the weights",
+        ylabel=f"until the goal, relative to an interval of {shortest}",
+    )
     look, other = LOOKS[0], LOOKS[1]
-    whiskers = np.clip([table["samples_ratio"] - table["samples_low"], table["samples_high"] - table["samples_ratio"]],
-                       0, None)
-    ax.errorbar(table["average_every"], table["samples_ratio"], yerr=whiskers, color=look.colour, marker=look.marker,
-                capsize=3)
-    ax.plot(table["average_every"], table["exchanges_ratio"], color=other.colour, marker=other.marker,
-            linestyle=other.dash)
-    ax.plot(table["average_every"], table["average_every"].iloc[0] / table["average_every"], color=GREY,
-            linestyle="--", linewidth=1.2)
+    whiskers = np.clip(
+        [
+            table["samples_ratio"] - table["samples_low"],
+            table["samples_high"] - table["samples_ratio"],
+        ],
+        0,
+        None,
+    )
+    ax.errorbar(
+        table["average_every"],
+        table["samples_ratio"],
+        yerr=whiskers,
+        color=look.colour,
+        marker=look.marker,
+        capsize=3,
+    )
+    ax.plot(
+        table["average_every"],
+        table["exchanges_ratio"],
+        color=other.colour,
+        marker=other.marker,
+        linestyle=other.dash,
+    )
+    ax.plot(
+        table["average_every"],
+        table["average_every"].iloc[0] / table["average_every"],
+        color=GREY,
+        linestyle="--",
+        linewidth=1.2,
+    )
     last = table.iloc[-1]
-    lines.set_ticks(ax.yaxis, [0.001, 0.01, 0.1, 1, 10], FuncFormatter(lambda value, _: f"{value:g}"))
-    lines.label_ends(ax, [End(last["average_every"], last["samples_ratio"], "samples", look.colour),
-                          End(last["average_every"], last["exchanges_ratio"], "exchanges of weights", other.colour)])
+    lines.set_ticks(
+        ax.yaxis, [0.001, 0.01, 0.1, 1, 10], FuncFormatter(lambda value, _: f"{value:g}")
+    )
+    lines.label_ends(
+        ax,
+        [
+            End(last["average_every"], last["samples_ratio"], "samples", look.colour),
+            End(
+                last["average_every"], last["exchanges_ratio"], "exchanges of weights", other.colour
+            ),
+        ],
+    )
     return ax
 
 
-def noise_scale(table: pd.DataFrame, b_crit: regimes.Interval | None = None, ax: Axes | None = None) -> Axes:
-    """Draw the gradient noise scale while training, and the fitted B_crit with its interval as a band."""
+def noise_scale(
+    table: pd.DataFrame, b_crit: regimes.Interval | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the gradient noise scale while training, and the fitted B_crit with its interval as a
+    band."""
     ax = ax or new_axes()
     ax.plot(table["step"], table["noise_scale"], color=LOOKS[0].colour, marker=LOOKS[0].marker)
     top = float(table[["noise_scale", "high"]].replace(np.inf, 0).to_numpy().max())
     top = 2 * max(top, 0 if b_crit is None else b_crit.high)
     high = table["high"].replace(np.inf, 10 * top)  # out of sight
-    ax.fill_between(table["step"], table["low"], high, color=LOOKS[0].colour, alpha=0.15, linewidth=0)
+    ax.fill_between(
+        table["step"], table["low"], high, color=LOOKS[0].colour, alpha=0.15, linewidth=0
+    )
     ax.set(xscale="log", yscale="log", xlabel="step", ylabel="examples")
     last = table.iloc[-1]
-    ends = [End(float(last["step"]), float(last["noise_scale"]), "gradient noise scale", LOOKS[0].colour)]
+    ends = [
+        End(
+            float(last["step"]), float(last["noise_scale"]), "gradient noise scale", LOOKS[0].colour
+        )
+    ]
     if b_crit is not None:
         ax.axhspan(b_crit.low, b_crit.high, color=GREY, alpha=0.2, linewidth=0)
         ax.axhline(b_crit.value, color=GREY, linestyle="--", linewidth=1.2)
@@ -142,18 +241,40 @@ def noise_scale(table: pd.DataFrame, b_crit: regimes.Interval | None = None, ax:
     return ax
 
 
-def _draw_points(ax: Axes, rows: pd.DataFrame, look: Style, name: str, *, joined: bool = False) -> list[End]:
-    """Draw medians with their intervals; return where the label goes, nothing where there are no points."""
+def _draw_points(
+    ax: Axes, rows: pd.DataFrame, look: Style, name: str, *, joined: bool = False
+) -> list[End]:
+    """Draw medians with their intervals; return where the label goes, nothing where there are no
+    points."""
     if rows.empty:
         return []
-    whiskers = np.clip([rows["median_steps"] - rows["low"], rows["high"] - rows["median_steps"]], 0, None)
-    ax.errorbar(rows["batch_size"], rows["median_steps"], yerr=whiskers, color=look.colour, marker=look.marker,
-                linestyle=look.dash if joined else "none", elinewidth=1.2, capsize=3, zorder=3)
-    return [End(float(rows["batch_size"].iloc[-1]), float(rows["median_steps"].iloc[-1]), name, look.colour)]
+    whiskers = np.clip(
+        [rows["median_steps"] - rows["low"], rows["high"] - rows["median_steps"]], 0, None
+    )
+    ax.errorbar(
+        rows["batch_size"],
+        rows["median_steps"],
+        yerr=whiskers,
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.dash if joined else "none",
+        elinewidth=1.2,
+        capsize=3,
+        zorder=3,
+    )
+    return [
+        End(
+            float(rows["batch_size"].iloc[-1]),
+            float(rows["median_steps"].iloc[-1]),
+            name,
+            look.colour,
+        )
+    ]
 
 
 def _draw_fit(ax: Axes, rows: pd.DataFrame, reached: pd.DataFrame) -> list[End]:
-    """Draw the preferred curve, perfect scaling from its first point on, and shade the regimes that it tells apart."""
+    """Draw the preferred curve, perfect scaling from its first point on, and shade the regimes that
+    it tells apart."""
     fits = regimes.fits(rows)
     preferred = fits[fits["preferred"]]
     if preferred.empty:
@@ -167,7 +288,9 @@ def _draw_fit(ax: Axes, rows: pd.DataFrame, reached: pd.DataFrame) -> list[End]:
     ax.plot(sizes, ideal, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
     ax.set_ylim(low / 1.3, high)
     if row["status"] != regimes.UNDETERMINED:
-        _shade(ax, [float(row["ends_perfect"]), float(row["begins_maximal"])], set(reached["regime"]))
+        _shade(
+            ax, [float(row["ends_perfect"]), float(row["begins_maximal"])], set(reached["regime"])
+        )
     last = int(np.flatnonzero(ideal > low / 1.3)[-1])
     return [End(float(sizes[last]), float(ideal[last]), "perfect scaling", GREY)]
 
@@ -180,18 +303,32 @@ def _step_axis(ax: Axes) -> None:
 
 
 def _shade(ax: Axes, borders: Sequence[float], claimed: set[str]) -> None:
-    """Shade and name the regimes between the ends of the axes and the batch sizes where the fit has them change.
+    """Shade and name the regimes between the ends of the axes and the batch sizes where the fit has
+    them change.
 
-    One that the slope at no batch size shows by itself is named with a question mark and left white.
+    One that the slope at no batch size shows by itself is named with a question mark and left
+    white.
     """
     left, right = ax.get_xlim()
     edges = np.clip([left, *borders, right], left, right)
     for (name, shade), begin, end in zip(REGIME_SHADES.items(), edges[:-1], edges[1:], strict=True):
         if end > begin * 1.05:
-            ax.axvspan(begin, end, color=shade if name in claimed else "white", zorder=0, linewidth=0)
-            label = name.replace(" data", "\ndata").replace(" ret", "\nret") + ("" if name in claimed else "?")
-            ax.text(np.sqrt(begin * end), 1.01, label, ha="center",
-                    va="bottom", fontsize=8.5, color=INK, transform=ax.get_xaxis_transform())
+            ax.axvspan(
+                begin, end, color=shade if name in claimed else "white", zorder=0, linewidth=0
+            )
+            label = name.replace(" data", "\ndata").replace(" ret", "\nret") + (
+                "" if name in claimed else "?"
+            )
+            ax.text(
+                np.sqrt(begin * end),
+                1.01,
+                label,
+                ha="center",
+                va="bottom",
+                fontsize=8.5,
+                color=INK,
+                transform=ax.get_xaxis_transform(),
+            )
     ax.set_xlim(left, right)
 
 
@@ -201,9 +338,13 @@ def _one_goal(runs: pd.DataFrame, goal_error: float | None) -> pd.DataFrame:
     measured = sorted(runs["goal_error"].unique())
     wanted = regimes.hardest_goal(regimes.study(runs)) if goal_error is None else goal_error
     if wanted not in measured:
-        raise ValueError(f"goal_error={wanted} was not measured; choose from {', '.join(map(str, measured))}")
+        raise ValueError(
+            f"goal_error={wanted} was not measured; choose from {', '.join(map(str, measured))}"
+        )
     return runs[runs["goal_error"] == wanted]
 
 
 def _percent(rows: pd.DataFrame) -> str:
-    return f"{100 * float(rows['goal_error'].iloc[0]):.3g}" if "goal_error" in rows else "the goal's"
+    return (
+        f"{100 * float(rows['goal_error'].iloc[0]):.3g}" if "goal_error" in rows else "the goal's"
+    )

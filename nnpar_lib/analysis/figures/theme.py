@@ -1,4 +1,5 @@
-"""How figures look and how they are written: one theme, one look a strategy, SVG and PNG with their alt text."""
+"""How figures look and how they are written: one theme, one look a strategy, SVG and PNG with their
+alt text."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ INK = "#222222"
 
 @dataclass(frozen=True)
 class Style:
-    """The look of a strategy: a label for people; colour, marker and dash, each of which alone tells it apart."""
+    """The look of a strategy: a label for people; colour, marker and dash, each of which alone
+    tells it apart."""
 
     label: str
     colour: str
@@ -29,13 +31,18 @@ class Style:
     dash: str | tuple[int, tuple[float, ...]]
 
 
-# Wong's colour-blind-safe palette as seaborn darkens it, without its yellow, which vanishes on white.
+# Wong's colour-blind-safe palette as seaborn darkens it, without its yellow, which vanishes on
+# white.
 STYLES = {
     "serial": Style("serial", INK, "o", "solid"),
     "tutorial": Style("tutorial (serial)", "#8c6239", "X", (0, (5, 1, 1, 1, 1, 1))),
-    "gradient_averaging/shared": Style("gradient averaging (shared memory)", "#0173b2", "s", "solid"),
+    "gradient_averaging/shared": Style(
+        "gradient averaging (shared memory)", "#0173b2", "s", "solid"
+    ),
     "gradient_averaging/mpi": Style("gradient averaging (MPI)", "#de8f05", "^", (0, (5, 2))),
-    "gradient_averaging/overlapped": Style("gradient averaging (overlapped)", "#029e73", "D", (0, (4, 1, 1, 1))),
+    "gradient_averaging/overlapped": Style(
+        "gradient averaging (overlapped)", "#029e73", "D", (0, (4, 1, 1, 1))
+    ),
     "weight_averaging": Style("weight averaging", "#b34a9c", "v", (0, (2, 1))),
     "root_worker": Style("root and workers", "#d55e00", "P", (0, (1, 1))),
     "cpp/shared": Style("C++ (shared memory)", "#7d3c98", "h", "solid"),
@@ -55,32 +62,51 @@ ALLREDUCE_LABELS = {"shared": "shared memory", "mpi": "MPI Allreduce", "overlapp
 
 def theme() -> None:
     """Set the one theme of all figures, for the session."""
-    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9, rc={
-        "figure.figsize": FIGURE_SIZE, "figure.constrained_layout.use": True, "savefig.dpi": 150,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-        "axes.titlelocation": "left", "axes.titlepad": 18, "grid.color": "#e6e6e6", "grid.linewidth": 0.8,
-        "lines.linewidth": 1.8, "lines.markersize": 7, "legend.frameon": False,
-    })
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette="colorblind",
+        font_scale=0.9,
+        rc={
+            "figure.figsize": FIGURE_SIZE,
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 150,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.titlelocation": "left",
+            "axes.titlepad": 18,
+            "grid.color": "#e6e6e6",
+            "grid.linewidth": 0.8,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 7,
+            "legend.frameon": False,
+        },
+    )
 
 
 def style_of(strategy: str, allreduce: str | None = None) -> Style:
-    """Return the look of a strategy, the same in every figure; one that is not listed is drawn in grey by its name."""
+    """Return the look of a strategy, the same in every figure; one that is not listed is drawn in
+    grey by its name."""
     unlisted = Style(strategy.replace("_", " "), GREY, "*", (0, (3, 1)))
     return STYLES.get(f"{strategy}/{allreduce}") or STYLES.get(strategy) or unlisted
 
 
 def new_axes(num_bars: int | None = None) -> Axes:
-    """Return the axes of a new figure of the usual size, or of a height that suits so many horizontal bars."""
+    """Return the axes of a new figure of the usual size, or of a height that suits so many
+    horizontal bars."""
     height = FIGURE_SIZE[1] if num_bars is None else 1.1 + 0.48 * num_bars
     _, ax = plt.subplots(figsize=(FIGURE_SIZE[0], height), layout="constrained")
     return ax
 
 
 def save(figure: Figure, folder: str | Path, name: str, alt: str) -> list[Path]:
-    """Write `name`.svg and `name`.png into a folder, which is made where needed, and return their paths.
+    """Write `name`.svg and `name`.png into a folder, which is made where needed, and return their
+    paths.
 
-    The alternative text becomes the SVG's `<desc>` and the PNG's description, for readers who do not see the picture.
-    The same figure gives the same bytes: no date, no random ids.
+    The alternative text becomes the SVG's `<desc>` and the PNG's description, for readers who do
+    not see the picture. The same figure gives the same bytes: no date, no random ids.
     """
     if not alt.strip():
         raise ValueError(f"figure {name!r} has no alt text; say in a sentence or two what it shows")

@@ -1,4 +1,5 @@
-"""What runs to goals on several ranks show: equal counts of steps, seconds, and what local SGD pays and saves.
+"""What runs to goals on several ranks show: equal counts of steps, seconds, and what local SGD pays
+and saves.
 
 Frames are those of `nnpar_lib.records.store.frame`, of records of kind "trial".
 """
@@ -12,35 +13,48 @@ from nnpar_lib.analysis import regimes
 
 
 def by_goal(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each goal of each run: `goal_error`, and `steps`, NaN where it was not reached."""
+    """Return a row for each goal of each run: `goal_error`, and `steps`, NaN where it was not
+    reached."""
     rows = frame[frame["kind"] == "trial"].explode(["goal_errors", "steps"], ignore_index=True)
     rows = rows.rename(columns={"goal_errors": "goal_error", "global_batch_size": "batch_size"})
     return rows.astype({"goal_error": float, "steps": float})
 
 
 def equal_counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Compare the steps of ranks with those of one rank, run by run; a row a batch size and number of ranks.
+    """Compare the steps of ranks with those of one rank, run by run; a row a batch size and number
+    of ranks.
 
-    Columns: `num_pairs` of runs to a goal with the same seed, `num_equal` of them, `largest_difference` in steps
-    relative to one rank's, and the medians `steps` and `serial_steps` at the hardest goal.
+    Columns: `num_pairs` of runs to a goal with the same seed, `num_equal` of them,
+    `largest_difference` in steps relative to one rank's, and the medians `steps` and `serial_steps`
+    at the hardest goal.
     """
     rows = by_goal(frame)
-    counts = rows.pivot_table(index=["batch_size", "goal_error", "seed"], columns="num_ranks", values="steps")
+    counts = rows.pivot_table(
+        index=["batch_size", "goal_error", "seed"], columns="num_ranks", values="steps"
+    )
     hardest = counts.index.get_level_values("goal_error") == rows["goal_error"].min()
     found = []
     for num_ranks in [column for column in counts if column != 1]:
         pairs = counts[[1, num_ranks]].dropna()
         for size in pairs.index.unique("batch_size"):
             mine, medians = pairs.loc[size], counts[hardest].loc[size].median()
-            found.append({"batch_size": size, "num_ranks": num_ranks, "num_pairs": len(mine),
-                          "num_equal": int((mine[1] == mine[num_ranks]).sum()),
-                          "largest_difference": float((mine[num_ranks] / mine[1] - 1).abs().max()),
-                          "serial_steps": medians[1], "steps": medians[num_ranks]})
+            found.append(
+                {
+                    "batch_size": size,
+                    "num_ranks": num_ranks,
+                    "num_pairs": len(mine),
+                    "num_equal": int((mine[1] == mine[num_ranks]).sum()),
+                    "largest_difference": float((mine[num_ranks] / mine[1] - 1).abs().max()),
+                    "serial_steps": medians[1],
+                    "steps": medians[num_ranks],
+                }
+            )
     return pd.DataFrame(found).sort_values(["batch_size", "num_ranks"], ignore_index=True)
 
 
 def seconds_to_goal(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the median seconds that runs trained until the hardest goal, with an interval, by batch size and ranks.
+    """Return the median seconds that runs trained until the hardest goal, with an interval, by
+    batch size and ranks.
 
     Runs that did not reach it are left out; `num_runs` says how many did.
     """
@@ -50,33 +64,61 @@ def seconds_to_goal(frame: pd.DataFrame) -> pd.DataFrame:
     for _, mine in rows.groupby(["batch_size", "num_ranks"]):
         samples = regimes.resample(mine.assign(steps=mine["train_seconds"]))
         span = regimes.interval(samples.medians[0], samples.resampled[:, 0])
-        found.append({**mine.iloc[0][["batch_size", "num_ranks"]], "seconds": span.value, "low": span.low,
-                      "high": span.high, "num_runs": len(mine)})
+        found.append(
+            {
+                **mine.iloc[0][["batch_size", "num_ranks"]],
+                "seconds": span.value,
+                "low": span.low,
+                "high": span.high,
+                "num_runs": len(mine),
+            }
+        )
     return pd.DataFrame(found)
 
 
 def local_sgd(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return what averaging every so many steps costs and saves at the hardest goal; a row an interval, in order.
+    """Return what averaging every so many steps costs and saves at the hardest goal; a row an
+    interval, in order.
 
-    Columns: `average_every`, `num_ranks`, `lr`, median `steps` with `low` and `high`, `num_reached` of `num_runs`, the
-    `samples` of all ranks together and the `exchanges` of weights until the goal, and both relative to the shortest
-    interval: `samples_ratio` with `samples_low` and `samples_high`, `exchanges_ratio`. The intervals resample the runs
-    at each interval; the shortest one's median, which divides, is resampled too.
+    Columns: `average_every`, `num_ranks`, `lr`, median `steps` with `low` and `high`, `num_reached`
+    of `num_runs`, the `samples` of all ranks together and the `exchanges` of weights until the
+    goal, and both relative to the shortest interval: `samples_ratio` with `samples_low` and
+    `samples_high`, `exchanges_ratio`. The intervals resample the runs at each interval; the
+    shortest one's median, which divides, is resampled too.
     """
     rows = by_goal(frame)
-    rows = rows[(rows["experiment"] == "regimes_local_sgd") & (rows["goal_error"] == rows["goal_error"].min())]
-    samples = regimes.resample(rows[["average_every", "steps"]].rename(columns={"average_every": "batch_size"}))
+    rows = rows[
+        (rows["experiment"] == "regimes_local_sgd")
+        & (rows["goal_error"] == rows["goal_error"].min())
+    ]
+    samples = regimes.resample(
+        rows[["average_every", "steps"]].rename(columns={"average_every": "batch_size"})
+    )
     with np.errstate(invalid="ignore"):
-        ratios, resampled = samples.medians / samples.medians[0], samples.resampled / samples.resampled[:, :1]
+        ratios, resampled = (
+            samples.medians / samples.medians[0],
+            samples.resampled / samples.resampled[:, :1],
+        )
     found = []
     for i, (_, mine) in enumerate(rows.groupby("average_every")):
-        steps, ratio = (regimes.interval(values[i], draws[:, i])
-                        for values, draws in ((samples.medians, samples.resampled), (ratios, resampled)))
-        found.append({**mine.iloc[0][["average_every", "num_ranks", "lr"]], "steps": steps.value,
-                      "low": steps.low, "high": steps.high, "num_runs": len(mine),
-                      "num_reached": int(mine["steps"].notna().sum()),
-                      "samples": steps.value * mine["batch_size"].iloc[0],
-                      "samples_ratio": ratio.value, "samples_low": ratio.low, "samples_high": ratio.high})
+        steps, ratio = (
+            regimes.interval(values[i], draws[:, i])
+            for values, draws in ((samples.medians, samples.resampled), (ratios, resampled))
+        )
+        found.append(
+            {
+                **mine.iloc[0][["average_every", "num_ranks", "lr"]],
+                "steps": steps.value,
+                "low": steps.low,
+                "high": steps.high,
+                "num_runs": len(mine),
+                "num_reached": int(mine["steps"].notna().sum()),
+                "samples": steps.value * mine["batch_size"].iloc[0],
+                "samples_ratio": ratio.value,
+                "samples_low": ratio.low,
+                "samples_high": ratio.high,
+            }
+        )
     table = pd.DataFrame(found)
     table["exchanges"] = table["steps"] / table["average_every"]
     return table.assign(exchanges_ratio=table["exchanges"] / table["exchanges"].iloc[0])

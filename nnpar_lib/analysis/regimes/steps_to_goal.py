@@ -1,9 +1,10 @@
-"""Scaling regimes: does doubling the batch halve the steps to a goal? Tables with intervals, from any measurements.
+"""Scaling regimes: does doubling the batch halve the steps to a goal? Tables with intervals, from
+any measurements.
 
-A frame of runs has a row a run: `batch_size`, `steps` (NaN where the goal was not reached before the run was stopped)
-and, where it holds them, `goal_error` and `stage`. Where there are stages, the rows of stage "estimate" (fresh seeds)
-are what is estimated from, and those of stage "search" give the best of N. Intervals are 95 % percentile bootstraps
-over runs.
+A frame of runs has a row a run: `batch_size`, `steps` (NaN where the goal was not reached before
+the run was stopped) and, where it holds them, `goal_error` and `stage`. Where there are stages, the
+rows of stage "estimate" (fresh seeds) are what is estimated from, and those of stage "search" give
+the best of N. Intervals are 95 % percentile bootstraps over runs.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ from nnpar_lib.analysis.regimes.steps_model import (
     leave_one_out,
 )
 
-PERFECT, DIMINISHING, MAXIMAL, UNDETERMINED = ("perfect scaling", "diminishing returns", "maximal data parallelism",
-                                               "undetermined")
+PERFECT, DIMINISHING, MAXIMAL, UNDETERMINED = (
+    "perfect scaling",
+    "diminishing returns",
+    "maximal data parallelism",
+    "undetermined",
+)
 PERFECT_SLOPE, MAXIMAL_SLOPE = -0.8, -0.2
-MAX_INTERVAL = 0.3  # a slope that is known no better than this, half the way between the thresholds, says nothing
+# a slope that is known no better than this, half the way between the thresholds, says nothing
+MAX_INTERVAL = 0.3
 OVERHEAD = 0.2
 NUM_RESAMPLES = 1000
 HALF_WINDOW = 2  # batch sizes to each side that a local slope is fitted to
@@ -59,23 +65,30 @@ class Resamples:
 
     @property
     def reached(self) -> npt.NDArray[np.bool_]:
-        """At which batch sizes [n] the median run reached the goal, in nearly every resample too."""
-        return np.asarray(np.isfinite(self.medians) & (np.isfinite(self.resampled).mean(axis=0) > 0.975))
+        """At which batch sizes [n] the median run reached the goal, in nearly every resample
+        too."""
+        return np.asarray(
+            np.isfinite(self.medians) & (np.isfinite(self.resampled).mean(axis=0) > 0.975)
+        )
 
 
 def estimates(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that estimate the steps: those on fresh seeds where the frame tells stages apart, else all."""
+    """Return the rows that estimate the steps: those on fresh seeds where the frame tells stages
+    apart, else all."""
     return runs[runs["stage"] == "estimate"] if "stage" in runs else runs
 
 
 def resample(runs: pd.DataFrame, num_resamples: int = NUM_RESAMPLES) -> Resamples:
-    """Resample the runs of each batch size with replacement and take medians; the same frame gives the same resamples.
+    """Resample the runs of each batch size with replacement and take medians; the same frame gives
+    the same resamples.
 
     A run that did not reach the goal took more steps than any that did.
     """
     for column in ("batch_size", "steps"):
         if column not in runs:
-            raise ValueError(f"the frame has no column {column!r}; it has {', '.join(map(str, runs.columns))}")
+            raise ValueError(
+                f"the frame has no column {column!r}; it has {', '.join(map(str, runs.columns))}"
+            )
     generator = np.random.default_rng(0)
     rows = estimates(runs)
     sizes = np.array(sorted(rows["batch_size"].unique()), dtype=float)
@@ -89,26 +102,29 @@ def resample(runs: pd.DataFrame, num_resamples: int = NUM_RESAMPLES) -> Resample
 
 
 def study(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each goal and batch size: steps, their interval, best of N, local slope, and the regime.
+    """Return a row for each goal and batch size: steps, their interval, best of N, local slope, and
+    the regime.
 
-    Columns: `goal_error` (where the runs have it), `batch_size`, `median_steps` with `low` and `high`, `num_runs`,
-    `num_reached`, `best_of_n` with `winners_curse` (median / best of N), `slope` with `slope_low` and `slope_high`,
-    `regime`, and `status`: reached, or not reached.
+    Columns: `goal_error` (where the runs have it), `batch_size`, `median_steps` with `low` and
+    `high`, `num_runs`, `num_reached`, `best_of_n` with `winners_curse` (median / best of N),
+    `slope` with `slope_low` and `slope_high`, `regime`, and `status`: reached, or not reached.
     """
     return pd.DataFrame([row for _, rows in goals_of(runs) for row in _rows_of_goal(rows)])
 
 
 def local_slopes(samples: Resamples) -> tuple[Array, Array]:
-    """Return d log S / d log B at each batch size, [n] and [R, n]: a line through it and two neighbours to each side.
+    """Return d log S / d log B at each batch size, [n] and [R, n]: a line through it and two
+    neighbours to each side.
 
-    The window is cut off at the ends, and by batch sizes that do not reach the goal. NaN where less than 3 are left.
+    The window is cut off at the ends, and by batch sizes that do not reach the goal. NaN where less
+    than 3 are left.
     """
     num = len(samples.batch_sizes)
     slopes, resampled = np.full(num, np.nan), np.full(samples.resampled.shape, np.nan)
     kept = np.flatnonzero(samples.reached)
     x = np.log(samples.batch_sizes)
     for position, i in enumerate(kept):
-        window = kept[max(0, position - HALF_WINDOW):position + HALF_WINDOW + 1]
+        window = kept[max(0, position - HALF_WINDOW) : position + HALF_WINDOW + 1]
         if len(kept) >= MIN_BATCH_SIZES:
             weights = (x[window] - x[window].mean()) / ((x[window] - x[window].mean()) ** 2).sum()
             slopes[i] = np.log(samples.medians[window]) @ weights
@@ -118,7 +134,8 @@ def local_slopes(samples: Resamples) -> tuple[Array, Array]:
 
 
 def regime(slope: Interval) -> str:
-    """Return the regime that an interval of the slope lies in, undetermined where it straddles or is too wide."""
+    """Return the regime that an interval of the slope lies in, undetermined where it straddles or
+    is too wide."""
     if not slope.high - slope.low <= MAX_INTERVAL:  # NaN too
         return UNDETERMINED
     if slope.high < PERFECT_SLOPE:
@@ -129,19 +146,24 @@ def regime(slope: Interval) -> str:
 
 
 def fits(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each goal and form of curve: its parameters with intervals, and how well it fits.
+    """Return a row for each goal and form of curve: its parameters with intervals, and how well it
+    fits.
 
-    `b_crit`, `s_min`, `e_min`, `q` and the batch sizes `ends_perfect`, `begins_maximal` (where the slope passes -0.8
-    and -0.2) and `overhead_20` (20 % more examples than tiny batches need) each have `_low` and `_high`. `rmse` and
-    `left_out_rmse` are in log steps, `aicc` compares; the better one is `preferred`. A B_crit whose interval reaches
-    out of the range of the batch sizes is no finding: `status` is then undetermined, as with fewer than 5 batch sizes.
+    `b_crit`, `s_min`, `e_min`, `q` and the batch sizes `ends_perfect`, `begins_maximal` (where the
+    slope passes -0.8 and -0.2) and `overhead_20` (20 % more examples than tiny batches need) each
+    have `_low` and `_high`. `rmse` and `left_out_rmse` are in log steps, `aicc` compares; the
+    better one is `preferred`. A B_crit whose interval reaches out of the range of the batch sizes
+    is no finding: `status` is then undetermined, as with fewer than 5 batch sizes.
     """
     return pd.DataFrame([row for _, rows in goals_of(runs) for row in _fits_of_goal(rows)])
 
 
 def hardest_goal(table: pd.DataFrame) -> float:
-    """Return the hardest goal of a table of `study` that every batch size reached; if there is none, of all goals."""
-    complete = table.groupby("goal_error")["status"].apply(lambda found: bool((found == "reached").all()))
+    """Return the hardest goal of a table of `study` that every batch size reached; if there is
+    none, of all goals."""
+    complete = table.groupby("goal_error")["status"].apply(
+        lambda found: bool((found == "reached").all())
+    )
     return float(min(complete[complete].index if complete.any() else complete.index))
 
 
@@ -152,7 +174,8 @@ def compare(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def steps_ratio(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Return the steps of one study over those of another, a row a batch size where both reached their one goal.
+    """Return the steps of one study over those of another, a row a batch size where both reached
+    their one goal.
 
     Columns: `batch_size`, `ratio` with `low` and `high`; below 1 the other needs fewer steps.
     """
@@ -160,15 +183,31 @@ def steps_ratio(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     both, ours, theirs = np.intersect1d(below.batch_sizes, above.batch_sizes, return_indices=True)
     # one generator draws the resamples of both alike: a shuffle of one side makes them independent
     order = np.random.default_rng(1).permutation(len(above.resampled))
-    spans = [interval(above.medians[j] / below.medians[i], above.resampled[order, j] / below.resampled[:, i])
-             for i, j in zip(ours, theirs, strict=True) if below.reached[i] and above.reached[j]]
-    sizes = [int(size) for size, i, j in zip(both, ours, theirs, strict=True) if below.reached[i] and above.reached[j]]
-    return pd.DataFrame({"batch_size": sizes, "ratio": [span.value for span in spans],
-                         "low": [span.low for span in spans], "high": [span.high for span in spans]})
+    spans = [
+        interval(
+            above.medians[j] / below.medians[i], above.resampled[order, j] / below.resampled[:, i]
+        )
+        for i, j in zip(ours, theirs, strict=True)
+        if below.reached[i] and above.reached[j]
+    ]
+    sizes = [
+        int(size)
+        for size, i, j in zip(both, ours, theirs, strict=True)
+        if below.reached[i] and above.reached[j]
+    ]
+    return pd.DataFrame(
+        {
+            "batch_size": sizes,
+            "ratio": [span.value for span in spans],
+            "low": [span.low for span in spans],
+            "high": [span.high for span in spans],
+        }
+    )
 
 
 def interval(value: float, samples: Array) -> Interval:
-    """Return a value with the 2.5 % and 97.5 % quantiles of its resamples; NaN where some of them are missing."""
+    """Return a value with the 2.5 % and 97.5 % quantiles of its resamples; NaN where some of them
+    are missing."""
     low, high = np.quantile(samples, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
 
@@ -184,17 +223,33 @@ def _rows_of_goal(rows: pd.DataFrame) -> list[dict[str, Any]]:
         reached = bool(i.size and samples.reached[i[0]])
         steps = interval(samples.medians[i[0]], samples.resampled[:, i[0]]) if reached else nothing
         slope = interval(slopes[i[0]], resampled_slopes[:, i[0]]) if reached else nothing
-        found.append({**_goal_of(mine), "batch_size": int(size), "status": "reached" if reached else "not reached",
-                      "median_steps": steps.value, "low": steps.low, "high": steps.high, **_counts(mine, steps.value),
-                      "slope": slope.value, "slope_low": slope.low, "slope_high": slope.high, "regime": regime(slope)})
+        found.append(
+            {
+                **_goal_of(mine),
+                "batch_size": int(size),
+                "status": "reached" if reached else "not reached",
+                "median_steps": steps.value,
+                "low": steps.low,
+                "high": steps.high,
+                **_counts(mine, steps.value),
+                "slope": slope.value,
+                "slope_low": slope.low,
+                "slope_high": slope.high,
+                "regime": regime(slope),
+            }
+        )
     return found
 
 
 def _counts(rows: pd.DataFrame, median: float) -> dict[str, Any]:
     mine = estimates(rows)
     best = rows.loc[rows["stage"] == "search", "steps"].min() if "stage" in rows else math.nan
-    return {"num_runs": len(mine), "num_reached": int(mine["steps"].notna().sum()), "best_of_n": float(best),
-            "winners_curse": median / float(best)}
+    return {
+        "num_runs": len(mine),
+        "num_reached": int(mine["steps"].notna().sum()),
+        "best_of_n": float(best),
+        "winners_curse": median / float(best),
+    }
 
 
 def _fits_of_goal(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -205,29 +260,54 @@ def _fits_of_goal(rows: pd.DataFrame) -> list[dict[str, Any]]:
     num = int(kept.sum())
     forms = [form for form in FORMS if num >= max(MIN_BATCH_SIZES, NUM_PARAMETERS[form] + 3)]
     if not forms:
-        return [{**_goal_of(rows), "form": "none", "num_batch_sizes": num, "status": UNDETERMINED, "preferred": False}]
-    found = [_fit_row(samples.batch_sizes[kept], samples.medians[kept], resampled, form) for form in forms]
+        return [
+            {
+                **_goal_of(rows),
+                "form": "none",
+                "num_batch_sizes": num,
+                "status": UNDETERMINED,
+                "preferred": False,
+            }
+        ]
+    found = [
+        _fit_row(samples.batch_sizes[kept], samples.medians[kept], resampled, form)
+        for form in forms
+    ]
     best = min(found, key=lambda row: float(row["aicc"]))
-    return [{**_goal_of(rows), **row, "num_batch_sizes": num, "preferred": row is best} for row in found]
+    return [
+        {**_goal_of(rows), **row, "num_batch_sizes": num, "preferred": row is best} for row in found
+    ]
 
 
 def _fit_row(sizes: Array, medians: Array, resampled: Array, form: str) -> dict[str, Any]:
     curve, curves = fit(sizes, medians, form), fit(sizes, resampled, form)
     row: dict[str, Any] = {"form": form}
-    for (name, one), many in zip(_quantities(curve).items(), _quantities(curves).values(), strict=True):
+    for (name, one), many in zip(
+        _quantities(curve).items(), _quantities(curves).values(), strict=True
+    ):
         span = interval(float(one[0]), many)
         row |= {name: span.value, f"{name}_low": span.low, f"{name}_high": span.high}
     known = sizes.min() < row["b_crit_low"] and row["b_crit_high"] < sizes.max()
     rmse = math.sqrt(float(curve.rss[0]) / len(sizes))
-    return {**row, "rmse": rmse, "left_out_rmse": leave_one_out(list(sizes), list(medians), form),
-            "aicc": aicc(float(curve.rss[0]), len(sizes), form), "status": "determined" if known else UNDETERMINED}
+    return {
+        **row,
+        "rmse": rmse,
+        "left_out_rmse": leave_one_out(list(sizes), list(medians), form),
+        "aicc": aicc(float(curve.rss[0]), len(sizes), form),
+        "status": "determined" if known else UNDETERMINED,
+    }
 
 
 def _quantities(curves: Curves) -> dict[str, Array]:
-    return {"b_crit": curves.b_crit, "s_min": curves.s_min, "e_min": curves.e_min, "q": curves.q,
-            "ends_perfect": curves.batch_size_at_slope(PERFECT_SLOPE),
-            "begins_maximal": curves.batch_size_at_slope(MAXIMAL_SLOPE),
-            "overhead_20": curves.batch_size_at_overhead(OVERHEAD)}
+    return {
+        "b_crit": curves.b_crit,
+        "s_min": curves.s_min,
+        "e_min": curves.e_min,
+        "q": curves.q,
+        "ends_perfect": curves.batch_size_at_slope(PERFECT_SLOPE),
+        "begins_maximal": curves.batch_size_at_slope(MAXIMAL_SLOPE),
+        "overhead_20": curves.batch_size_at_overhead(OVERHEAD),
+    }
 
 
 def _median(values: Array) -> Array:

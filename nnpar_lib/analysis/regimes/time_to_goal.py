@@ -1,7 +1,7 @@
 """What a larger batch is worth: steps and seconds to a goal when it doubles, and on more ranks.
 
-Frames of runs are those of `nnpar_lib.analysis.regimes`; `step_seconds` are measured times of a step, with columns
-`num_ranks`, `batch_size` and `seconds`, a row a repeat.
+Frames of runs are those of `nnpar_lib.analysis.regimes`; `step_seconds` are measured times of a
+step, with columns `num_ranks`, `batch_size` and `seconds`, a row a repeat.
 """
 
 from __future__ import annotations
@@ -30,37 +30,54 @@ HALVES, LESS, NO_GAIN = "halves", "less than halves", "no gain"
 
 
 def step_seconds(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the seconds of a step of each run of a frame made by `nnpar_lib.records.store.frame`."""
+    """Return the seconds of a step of each run of a frame made by
+    `nnpar_lib.records.store.frame`."""
     runs = runs_of(records)
-    return pd.DataFrame({"num_ranks": runs["num_ranks"], "batch_size": runs["global_batch_size"],
-                         "seconds": runs["train_seconds"] / runs["num_steps"]}).reset_index(drop=True)
+    return pd.DataFrame(
+        {
+            "num_ranks": runs["num_ranks"],
+            "batch_size": runs["global_batch_size"],
+            "seconds": runs["train_seconds"] / runs["num_steps"],
+        }
+    ).reset_index(drop=True)
 
 
 def doublings(runs: pd.DataFrame, step_seconds: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return a row for each goal and pair B, 2B that were measured: the ratio of steps, its interval, and a verdict.
+    """Return a row for each goal and pair B, 2B that were measured: the ratio of steps, its
+    interval, and a verdict.
 
-    With `step_seconds` also a row for each number of ranks with the ratio of time to the goal. A ratio halves below
-    2^-0.8 and is no gain above 2^-0.2.
+    With `step_seconds` also a row for each number of ranks with the ratio of time to the goal. A
+    ratio halves below 2^-0.8 and is no gain above 2^-0.2.
     """
     rows = []
     for goal, found in goals_of(runs):
         samples = resample(found)
         rows += [{**goal, **row} for row in _doublings_of(samples, "steps", 0)]
-        for num_ranks, times in step_seconds.groupby("num_ranks") if step_seconds is not None else []:
-            rows += [{**goal, **row} for row in _doublings_of(in_seconds(samples, times), "seconds", num_ranks)]
+        for num_ranks, times in (
+            step_seconds.groupby("num_ranks") if step_seconds is not None else []
+        ):
+            rows += [
+                {**goal, **row}
+                for row in _doublings_of(in_seconds(samples, times), "seconds", num_ranks)
+            ]
     return pd.DataFrame(rows)
 
 
 def in_seconds(samples: Resamples, step_seconds: pd.DataFrame) -> Resamples:
-    """Return steps to a goal as seconds to it: times the median seconds of a step, resampled over its repeats."""
+    """Return steps to a goal as seconds to it: times the median seconds of a step, resampled over
+    its repeats."""
     times = resample(step_seconds.rename(columns={"seconds": "steps"}), len(samples.resampled))
     both, ours, theirs = np.intersect1d(samples.batch_sizes, times.batch_sizes, return_indices=True)
-    return Resamples(both, samples.medians[ours] * times.medians[theirs],
-                     samples.resampled[:, ours] * times.resampled[:, theirs])
+    return Resamples(
+        both,
+        samples.medians[ours] * times.medians[theirs],
+        samples.resampled[:, ours] * times.resampled[:, theirs],
+    )
 
 
 def time_to_goal(runs: pd.DataFrame, step_seconds: pd.DataFrame) -> pd.DataFrame:
-    """Return seconds to each goal with intervals, a row for each number of ranks and batch size, and the best of them.
+    """Return seconds to each goal with intervals, a row for each number of ranks and batch size,
+    and the best of them.
 
     `is_optimal` marks the batch size with the least time for a number of ranks.
     """
@@ -70,8 +87,17 @@ def time_to_goal(runs: pd.DataFrame, step_seconds: pd.DataFrame) -> pd.DataFrame
             samples = in_seconds(resample(found), times)
             for i, size in enumerate(samples.batch_sizes):
                 span = interval(samples.medians[i], samples.resampled[:, i])
-                rows.append({**goal, "num_ranks": num_ranks, "batch_size": int(size), "seconds": span.value,
-                             "low": span.low, "high": span.high, "is_optimal": i == int(samples.medians.argmin())})
+                rows.append(
+                    {
+                        **goal,
+                        "num_ranks": num_ranks,
+                        "batch_size": int(size),
+                        "seconds": span.value,
+                        "low": span.low,
+                        "high": span.high,
+                        "is_optimal": i == int(samples.medians.argmin()),
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -81,16 +107,19 @@ def optimal_batch_size(b_crit: float, seconds_fixed: float, seconds_per_example:
 
 
 def serial_fraction(b_crit: float, local_batch_size: float) -> float:
-    """Return 1 / (1 + B_crit/B0), the serial fraction of Amdahl's law for steps against ranks p where B = B0 p."""
+    """Return 1 / (1 + B_crit/B0), the serial fraction of Amdahl's law for steps against ranks p
+    where B = B0 p."""
     return 1 / (1 + b_crit / local_batch_size)
 
 
 def predicted(runs: pd.DataFrame, step_seconds: pd.DataFrame) -> pd.DataFrame:
-    """Predict the seconds to one goal from two fits, of the steps and of the seconds of a step, t0 + t1 B.
+    """Predict the seconds to one goal from two fits, of the steps and of the seconds of a step, t0
+    + t1 B.
 
-    A row a number of ranks and batch size of `step_seconds`: `seconds`, `t0` in seconds and `t1` in seconds an example,
-    and `optimal`, the batch size where the product of the two curves is least, whatever was measured. For the
-    hyperbola that is `optimal_batch_size`; a sharper bend has no closed form and is looked for on a grid.
+    A row a number of ranks and batch size of `step_seconds`: `seconds`, `t0` in seconds and `t1` in
+    seconds an example, and `optimal`, the batch size where the product of the two curves is least,
+    whatever was measured. For the hyperbola that is `optimal_batch_size`; a sharper bend has no
+    closed form and is looked for on a grid.
     """
     curve = preferred_curve(runs)
     grid, rows = np.geomspace(1, 2**17, 2000), []
@@ -99,17 +128,26 @@ def predicted(runs: pd.DataFrame, step_seconds: pd.DataFrame) -> pd.DataFrame:
         line = fit_alpha_beta(medians.index.to_numpy(dtype=float), medians.to_numpy())
         best = grid[(curve.steps(grid)[0] * (line.alpha + line.beta * grid)).argmin()]
         for size, steps in zip(medians.index, curve.steps(medians.index)[0], strict=True):
-            rows.append({"num_ranks": num_ranks, "batch_size": int(size), "t0": line.alpha, "t1": line.beta,
-                         "seconds": steps * (line.alpha + line.beta * size), "optimal": float(best)})
+            rows.append(
+                {
+                    "num_ranks": num_ranks,
+                    "batch_size": int(size),
+                    "t0": line.alpha,
+                    "t1": line.beta,
+                    "seconds": steps * (line.alpha + line.beta * size),
+                    "optimal": float(best),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def amdahl(runs: pd.DataFrame, local_batch_size: int) -> pd.DataFrame:
-    """Compare the fall of the steps to one goal with Amdahl's law where each of p ranks has the same local batch B0.
+    """Compare the fall of the steps to one goal with Amdahl's law where each of p ranks has the
+    same local batch B0.
 
-    A row for each p whose batch B0 p was measured: `measured` S(B0) / S(B0 p) with `low` and `high`, what the
-    hyperbola predicts, `hyperbola`, which is Amdahl's law with the serial fraction of `serial_fraction`, and what the
-    preferred curve predicts, `preferred`.
+    A row for each p whose batch B0 p was measured: `measured` S(B0) / S(B0 p) with `low` and
+    `high`, what the hyperbola predicts, `hyperbola`, which is Amdahl's law with the serial fraction
+    of `serial_fraction`, and what the preferred curve predicts, `preferred`.
     """
     samples = resample(runs)
     sizes, known = samples.batch_sizes.astype(int), samples.reached
@@ -119,23 +157,39 @@ def amdahl(runs: pd.DataFrame, local_batch_size: int) -> pd.DataFrame:
     first = int(np.flatnonzero(sizes == local_batch_size)[0])
     for i in np.flatnonzero(known & (sizes % local_batch_size == 0) & (sizes >= local_batch_size)):
         p = int(sizes[i]) // local_batch_size
-        span = interval(samples.medians[first] / samples.medians[i],
-                        samples.resampled[:, first] / samples.resampled[:, i])
+        span = interval(
+            samples.medians[first] / samples.medians[i],
+            samples.resampled[:, first] / samples.resampled[:, i],
+        )
         both = preferred.steps([local_batch_size, int(sizes[i])])[0]
-        rows.append({"num_ranks": p, "measured": span.value, "low": span.low, "high": span.high,
-                     "serial_fraction": fraction, "hyperbola": 1 / (fraction + (1 - fraction) / p),
-                     "preferred": float(both[0] / both[1])})
+        rows.append(
+            {
+                "num_ranks": p,
+                "measured": span.value,
+                "low": span.low,
+                "high": span.high,
+                "serial_fraction": fraction,
+                "hyperbola": 1 / (fraction + (1 - fraction) / p),
+                "preferred": float(both[0] / both[1]),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def preferred_curve(runs: pd.DataFrame) -> steps_model.Curves:
-    """Return the preferred fit of the steps to one goal; a ValueError where too few batch sizes reached it."""
+    """Return the preferred fit of the steps to one goal; a ValueError where too few batch sizes
+    reached it."""
     found = fits(runs).query("preferred")
     if len(found) != 1:
-        raise ValueError(f"{len(found)} fits where one is needed; give the runs of one goal that 5 batch sizes reached")
+        raise ValueError(
+            f"{len(found)} fits where one is needed; give the runs of one goal that 5 batch sizes"
+            " reached"
+        )
     samples = resample(runs)
     known = samples.reached
-    return steps_model.fit(samples.batch_sizes[known], samples.medians[known], str(found["form"].iloc[0]))
+    return steps_model.fit(
+        samples.batch_sizes[known], samples.medians[known], str(found["form"].iloc[0])
+    )
 
 
 def _doublings_of(samples: Resamples, quantity: str, num_ranks: Any) -> list[dict[str, Any]]:
@@ -143,9 +197,21 @@ def _doublings_of(samples: Resamples, quantity: str, num_ranks: Any) -> list[dic
     sizes, known = samples.batch_sizes.tolist(), samples.reached
     for i, size in enumerate(sizes):
         if 2 * size in sizes and known[i] and known[j := sizes.index(2 * size)]:
-            ratio = interval(samples.medians[j] / samples.medians[i], samples.resampled[:, j] / samples.resampled[:, i])
-            rows.append({"quantity": quantity, "num_ranks": num_ranks, "batch_size": int(size), "ratio": ratio.value,
-                         "low": ratio.low, "high": ratio.high, "verdict": _verdict(ratio)})
+            ratio = interval(
+                samples.medians[j] / samples.medians[i],
+                samples.resampled[:, j] / samples.resampled[:, i],
+            )
+            rows.append(
+                {
+                    "quantity": quantity,
+                    "num_ranks": num_ranks,
+                    "batch_size": int(size),
+                    "ratio": ratio.value,
+                    "low": ratio.low,
+                    "high": ratio.high,
+                    "verdict": _verdict(ratio),
+                }
+            )
     return rows
 
 

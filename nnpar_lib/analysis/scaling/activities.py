@@ -8,13 +8,20 @@ from nnpar_lib.analysis.scaling.speedups import keys, runs_of
 
 
 def activity_shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return which fraction of the booked time went into each activity, one row a configuration, medians over repeats.
+    """Return which fraction of the booked time went into each activity, one row a configuration,
+    medians over repeats.
 
-    The activities are those of a run's `activity_seconds`; `microseconds_per_step` is the time of a step.
+    The activities are those of a run's `activity_seconds`; `microseconds_per_step` is the time of a
+    step.
     """
     runs = runs_of(frame).reset_index(drop=True)
     seconds = pd.DataFrame(list(runs["activity_seconds"])).fillna(0.0)
     shares = seconds.div(seconds.sum(axis=1), axis=0)
     shares["microseconds_per_step"] = runs["train_seconds"] / runs["num_steps"] * 1e6
     by = [column for column in keys(runs) if column not in shares]
-    return pd.concat([runs[by], shares], axis=1).groupby(by, dropna=False, sort=False).median().reset_index()
+    return (
+        pd.concat([runs[by], shares], axis=1)
+        .groupby(by, dropna=False, sort=False)
+        .median()
+        .reset_index()
+    )

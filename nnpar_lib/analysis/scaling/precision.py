@@ -1,4 +1,5 @@
-"""How much faster each way to compute the same steps is than the first one, and whether it ends as well."""
+"""How much faster each way to compute the same steps is than the first one, and whether it ends as
+well."""
 
 from __future__ import annotations
 
@@ -12,41 +13,72 @@ from nnpar_lib.analysis.scaling.speedups import paired_ratio
 
 
 def speedups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
-    """Return a row a model and `label`: samples a second over those of the label `base`, median and quartiles."""
+    """Return a row a model and `label`: samples a second over those of the label `base`, median and
+    quartiles."""
     rows: list[dict[str, Any]] = []
     for model, runs in frame.groupby("model", sort=False):
         for label in runs["label"].unique():
             ratio = paired_ratio(runs, {"label": base}, {"label": label})
             rate = runs[runs["label"] == label]["samples_per_second"].median()
-            rows.append({"model": model, "label": label, "samples_per_second": rate, "speedup": ratio.median,
-                         "low": ratio.low, "high": ratio.high, "num_repeats": ratio.num_repeats})
+            rows.append(
+                {
+                    "model": model,
+                    "label": label,
+                    "samples_per_second": rate,
+                    "speedup": ratio.median,
+                    "low": ratio.low,
+                    "high": ratio.high,
+                    "num_repeats": ratio.num_repeats,
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a training (model, ranks, epochs, batch) and precision: the test accuracy over its seeds.
+    """Return a row a training (model, ranks, epochs, batch) and precision: the test accuracy over
+    its seeds.
 
     Convolutions as matrix products count as a precision of their own, such as "bf16, im2col".
-    Columns: `num_seeds`, mean `accuracy`, `low` and `high` of the seeds, and `lost`: how much lower the mean is than in
-    float32 over the seeds that both have; missing where they share none.
+    Columns: `num_seeds`, mean `accuracy`, `low` and `high` of the seeds, and `lost`: how much lower
+    the mean is than in float32 over the seeds that both have; missing where they share none.
     """
     training = ["model", "num_ranks", "num_epochs", "global_batch_size"]
     rows: list[dict[str, Any]] = []
     if "convolution" in frame:
         products = frame["convolution"] == "im2col"
-        frame = frame.assign(precision=frame["precision"].mask(products, frame["precision"] + ", im2col"))
+        frame = frame.assign(
+            precision=frame["precision"].mask(products, frame["precision"] + ", im2col")
+        )
     for keys, runs in frame.groupby(training) if len(frame) else ():
-        by_seed = runs.pivot_table(index="seed", columns="precision", values="final_test_accuracy", aggfunc="last")
+        by_seed = runs.pivot_table(
+            index="seed", columns="precision", values="final_test_accuracy", aggfunc="last"
+        )
         for precision in sorted(runs["precision"].unique(), reverse=True):  # float32 first
             found = by_seed[precision].dropna()
-            lost = (by_seed["float32"] - by_seed[precision]).mean() if "float32" in by_seed else float("nan")
-            rows.append({**dict(zip(training, keys, strict=True)), "precision": precision, "num_seeds": len(found),
-                         "accuracy": found.mean(), "low": found.min(), "high": found.max(), "lost": lost})
-    return pd.DataFrame(rows, columns=[*training, "precision", "num_seeds", "accuracy", "low", "high", "lost"])
+            lost = (
+                (by_seed["float32"] - by_seed[precision]).mean()
+                if "float32" in by_seed
+                else float("nan")
+            )
+            rows.append(
+                {
+                    **dict(zip(training, keys, strict=True)),
+                    "precision": precision,
+                    "num_seeds": len(found),
+                    "accuracy": found.mean(),
+                    "low": found.min(),
+                    "high": found.max(),
+                    "lost": lost,
+                }
+            )
+    return pd.DataFrame(
+        rows, columns=[*training, "precision", "num_seeds", "accuracy", "low", "high", "lost"]
+    )
 
 
 def draw_speedups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw the table of `speedups` as bars with whiskers from quartile to quartile; the base is the dashed line."""
+    """Draw the table of `speedups` as bars with whiskers from quartile to quartile; the base is the
+    dashed line."""
     ax = ax or plt.subplots(figsize=(7, 0.5 + 0.35 * len(table)))[1]
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     models = list(table["model"].unique())
@@ -54,10 +86,15 @@ def draw_speedups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         spread = [[row["speedup"] - row["low"]], [row["high"] - row["speedup"]]]
         colour = colours[models.index(row["model"]) % len(colours)]
         ax.barh(position, row["speedup"], xerr=spread, color=colour, capsize=3)
-        ax.text(row["high"] + 0.03, position, f"{row['speedup']:.2f}", va="center", fontsize="small")
+        ax.text(
+            row["high"] + 0.03, position, f"{row['speedup']:.2f}", va="center", fontsize="small"
+        )
     ax.axvline(1, color="grey", linestyle="--", linewidth=1)
-    ax.set(yticks=range(len(table)), yticklabels=table["model"] + ", " + table["label"],
-           xlabel="times the samples a second")
+    ax.set(
+        yticks=range(len(table)),
+        yticklabels=table["model"] + ", " + table["label"],
+        xlabel="times the samples a second",
+    )
     ax.invert_yaxis()
     ax.margins(x=0.12)
     return ax

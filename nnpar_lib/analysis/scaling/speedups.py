@@ -1,6 +1,8 @@
-"""How speed follows the number of ranks: medians with their spread, speedups, efficiencies, and where the time goes.
+"""How speed follows the number of ranks: medians with their spread, speedups, efficiencies, and
+where the time goes.
 
-Every function takes a frame made by `nnpar_lib.records.store.frame` and returns a new one, or takes and returns numbers.
+Every function takes a frame made by `nnpar_lib.records.store.frame` and returns a new one, or takes
+and returns numbers.
 """
 
 from __future__ import annotations
@@ -19,24 +21,59 @@ from nnpar_lib.config.run import NUM_TRAINING_EXAMPLES
 
 RATE = "samples_per_second"
 SERIAL_ONE_THREAD = {"strategy": "serial", "threads_per_rank": 1}
-# Runs that differ in one of these solved another problem, or at another place: no ratio is taken between them.
-PROBLEM = ("host", "experiment", "dataset", "model", "num_parameters", "optimizer", "device", "dtype",
-           "global_batch_size", "local_batch_size", "stem")
+# Runs that differ in one of these solved another problem, or at another place: no ratio is taken
+# between them.
+PROBLEM = (
+    "host",
+    "experiment",
+    "dataset",
+    "model",
+    "num_parameters",
+    "optimizer",
+    "device",
+    "dtype",
+    "global_batch_size",
+    "local_batch_size",
+    "stem",
+)
 # Runs that differ in one of these solved the problem in another way: that is what is compared.
-METHOD = ("strategy", "allreduce", "bucket_kib", "average_every", "shard_data", "data_loading", "binding",
-          "num_ranks", "threads_per_rank", "precision", "memory_format", "convolution", "microbatch_size", "tune",
-          "batch_norm")
-ALWAYS_KEPT = ("model", "global_batch_size", "local_batch_size", "strategy", "allreduce", "num_ranks",
-               "threads_per_rank")
+METHOD = (
+    "strategy",
+    "allreduce",
+    "bucket_kib",
+    "average_every",
+    "shard_data",
+    "data_loading",
+    "binding",
+    "num_ranks",
+    "threads_per_rank",
+    "precision",
+    "memory_format",
+    "convolution",
+    "microbatch_size",
+    "tune",
+    "batch_norm",
+)
+ALWAYS_KEPT = (
+    "model",
+    "global_batch_size",
+    "local_batch_size",
+    "strategy",
+    "allreduce",
+    "num_ranks",
+    "threads_per_rank",
+)
 NUM_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio over paired repeats: median, quartiles (`low`, `high`) and a 95 % interval of the median.
+    """A ratio over paired repeats: median, quartiles (`low`, `high`) and a 95 % interval of the
+    median.
 
-    The interval (`ci_low`, `ci_high`) is a percentile bootstrap; it is NaN for a single repeat, and with fewer than
-    about six repeats it is too narrow, since it cannot leave the range of what was seen.
+    The interval (`ci_low`, `ci_high`) is a percentile bootstrap; it is NaN for a single repeat, and
+    with fewer than about six repeats it is too narrow, since it cannot leave the range of what was
+    seen.
     """
 
     median: float
@@ -56,7 +93,8 @@ class AlphaBeta:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second of an endless message; infinite where no time was found to depend on the size."""
+        """Bytes a second of an endless message; infinite where no time was found to depend on the
+        size."""
         return 1 / self.beta if self.beta > 0 else math.inf
 
     def seconds(self, num_bytes: float) -> float:
@@ -65,7 +103,8 @@ class AlphaBeta:
 
 
 def amdahl_speedup(serial_fraction: float, num_ranks: float) -> float:
-    """Return 1 / (f + (1 - f) / p), the speedup of work whose fraction f stays serial (Amdahl 1967)."""
+    """Return 1 / (f + (1 - f) / p), the speedup of work whose fraction f stays serial (Amdahl
+    1967)."""
     if not 0 <= serial_fraction <= 1:
         raise ValueError(f"serial_fraction={serial_fraction} is outside [0, 1]")
     _check_positive(num_ranks=num_ranks)
@@ -79,10 +118,11 @@ def parallel_efficiency(speedup: float, num_ranks: float) -> float:
 
 
 def karp_flatt(speedup: float, num_ranks: float) -> float:
-    """Return (1/S - 1/p) / (1 - 1/p), the serial fraction that was experienced (Karp and Flatt 1990).
+    """Return (1/S - 1/p) / (1 - 1/p), the serial fraction that was experienced (Karp and Flatt
+    1990).
 
-    NaN up to one rank. A fraction that grows with p points to overhead, a constant one to work that stayed serial,
-    a negative one to more than linear speedup.
+    NaN up to one rank. A fraction that grows with p points to overhead, a constant one to work that
+    stayed serial, a negative one to more than linear speedup.
     """
     _check_positive(speedup=speedup, num_ranks=num_ranks)
     if num_ranks <= 1:
@@ -91,46 +131,61 @@ def karp_flatt(speedup: float, num_ranks: float) -> float:
 
 
 def summarize(frame: pd.DataFrame, by: Sequence[str], value: str = RATE) -> pd.DataFrame:
-    """Return median, quartiles (`low`, `high`), `min`, `max` and `num_repeats` of a column, one row a group.
+    """Return median, quartiles (`low`, `high`), `min`, `max` and `num_repeats` of a column, one row
+    a group.
 
     Groups come in the order in which they first appear; rows without a value are left out.
     """
     _check_columns(frame, [*by, value])
-    rows = frame.assign(**{value: pd.to_numeric(frame[value], errors="coerce")}).dropna(subset=[value])
+    rows = frame.assign(**{value: pd.to_numeric(frame[value], errors="coerce")}).dropna(
+        subset=[value]
+    )
     values = rows.groupby(list(by), dropna=False, sort=False)[value]
     return values.agg(
-        median="median", low=lambda v: v.quantile(0.25), high=lambda v: v.quantile(0.75),
-        min="min", max="max", num_repeats="count",
+        median="median",
+        low=lambda v: v.quantile(0.25),
+        high=lambda v: v.quantile(0.75),
+        min="min",
+        max="max",
+        num_repeats="count",
     ).reset_index()
 
 
-def paired_ratio(frame: pd.DataFrame, base: Mapping[str, Any], other: Mapping[str, Any], value: str = RATE) -> Ratio:
+def paired_ratio(
+    frame: pd.DataFrame, base: Mapping[str, Any], other: Mapping[str, Any], value: str = RATE
+) -> Ratio:
     """Return the ratio other / base of a column, repeat by repeat.
 
-    `base` and `other` say which rows are meant: a column's name and the value it must have. The n-th repeat of one is
-    divided by the n-th repeat of the other: they ran one after the other, so a drift of the machine cancels. Several
-    rows of one repeat count as their median. Rows that are not there, or share no repeat, are a ValueError.
+    `base` and `other` say which rows are meant: a column's name and the value it must have. The
+    n-th repeat of one is divided by the n-th repeat of the other: they ran one after the other, so
+    a drift of the machine cancels. Several rows of one repeat count as their median. Rows that are
+    not there, or share no repeat, are a ValueError.
     """
-    return _ratio(_matching(frame, base), _matching(frame, other), value, f"{dict(base)} and {dict(other)}")
+    return _ratio(
+        _matching(frame, base), _matching(frame, other), value, f"{dict(base)} and {dict(other)}"
+    )
 
 
 def strong_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """Return the speedup of every way to run at a fixed global batch size, one row a configuration.
 
-    `speedup` is rate(configuration) / rate(base) over paired repeats, with quartiles and a 95 % interval; `efficiency`
-    is S/p and `karp_flatt` the serial fraction experienced, where p (`num_workers`) counts ranks times threads in
-    units of the base's. `base` says which rows are compared with, by default serial runs of one thread; where
-    several configurations match, the fastest is taken, so that no speedup is won from a slow baseline.
+    `speedup` is rate(configuration) / rate(base) over paired repeats, with quartiles and a 95 %
+    interval; `efficiency` is S/p and `karp_flatt` the serial fraction experienced, where p
+    (`num_workers`) counts ranks times threads in units of the base's. `base` says which rows are
+    compared with, by default serial runs of one thread; where several configurations match, the
+    fastest is taken, so that no speedup is won from a slow baseline.
     """
     return _scaling(runs_of(frame), base)
 
 
 def weak_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Return the scaled speedup of every way to run at a fixed local batch size, one row a configuration.
+    """Return the scaled speedup of every way to run at a fixed local batch size, one row a
+    configuration.
 
-    Work grows with the ranks: `speedup` is the rate of examples of p ranks over that of the base at the same local
-    batch (global batch size / ranks), `efficiency` that over p (Gustafson 1988). Columns and `base` are those of
-    `strong_scaling`, with `local_batch_size` in place of the global one.
+    Work grows with the ranks: `speedup` is the rate of examples of p ranks over that of the base at
+    the same local batch (global batch size / ranks), `efficiency` that over p (Gustafson 1988).
+    Columns and `base` are those of `strong_scaling`, with `local_batch_size` in place of the global
+    one.
     """
     runs = runs_of(frame)
     local = runs["global_batch_size"] / runs["num_ranks"]
@@ -138,14 +193,19 @@ def weak_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> 
 
 
 def time_split(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return which fractions of the training time went into what, one row a configuration, medians over repeats.
+    """Return which fractions of the training time went into what, one row a configuration, medians
+    over repeats.
 
-    `compute`, `communicate` and `wait` are means over ranks by the slowest rank's training time, `other` is the
-    rest. `wait` is NaN where an exchange has no barrier of its own: there the waiting is part of `communicate`.
+    `compute`, `communicate` and `wait` are means over ranks by the slowest rank's training time,
+    `other` is the rest. `wait` is NaN where an exchange has no barrier of its own: there the
+    waiting is part of `communicate`.
     """
     runs = runs_of(frame)
     parts = ["compute", "communicate", "wait"]
-    shares = {p: pd.to_numeric(runs[f"{p}_seconds"], errors="coerce") / runs["train_seconds"] for p in parts}
+    shares = {
+        p: pd.to_numeric(runs[f"{p}_seconds"], errors="coerce") / runs["train_seconds"]
+        for p in parts
+    }
     groups = runs.assign(**shares).groupby(keys(runs), dropna=False, sort=False)
     table = groups[parts].median()
     table["other"] = (1 - table[parts].sum(axis=1)).clip(lower=0)
@@ -161,25 +221,32 @@ def seconds_per_epoch(frame: pd.DataFrame) -> pd.Series[float]:
 
 
 def accuracy(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return median, quartiles and range of the final test accuracy, the number of seeds and of diverged runs.
+    """Return median, quartiles and range of the final test accuracy, the number of seeds and of
+    diverged runs.
 
     A run that diverged counts with the accuracy that it ended with, if it was evaluated at all.
     """
     runs = runs_of(frame)
     table = summarize(runs, by, "final_test_accuracy").rename(columns={"num_repeats": "num_runs"})
     groups = runs.groupby(list(by), dropna=False, sort=False)
-    counts = groups.agg(num_seeds=("seed", "nunique"), num_diverged=("diverged", "sum")).reset_index()
+    counts = groups.agg(
+        num_seeds=("seed", "nunique"), num_diverged=("diverged", "sum")
+    ).reset_index()
     return table.merge(counts, on=list(by))
 
 
 def bandwidth(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return median seconds, quartiles and bytes a second of all-reduces, one row a way, ranks, size and dtype.
+    """Return median seconds, quartiles and bytes a second of all-reduces, one row a way, ranks,
+    size and dtype.
 
-    `bandwidth` is the algorithm bandwidth: bytes of one rank's buffer by the median seconds, whatever crossed the wire.
+    `bandwidth` is the algorithm bandwidth: bytes of one rank's buffer by the median seconds,
+    whatever crossed the wire.
     """
     rows = frame[frame["kind"] == "allreduce"] if "kind" in frame else frame
     if rows.empty:
-        raise ValueError("the frame holds no all-reduces; measure some, or look at another file of records")
+        raise ValueError(
+            "the frame holds no all-reduces; measure some, or look at another file of records"
+        )
     by = [c for c in ("host", "experiment") if c in rows and rows[c].nunique(dropna=False) > 1]
     by += ["allreduce", "num_ranks", "num_elements", "dtype", "oversubscribed"]
     table = summarize(rows.explode("seconds"), by, "seconds").rename(columns={"median": "seconds"})
@@ -192,32 +259,43 @@ def bandwidth(frame: pd.DataFrame) -> pd.DataFrame:
 def fit_alpha_beta(num_bytes: npt.ArrayLike, seconds: npt.ArrayLike) -> AlphaBeta:
     """Fit T = alpha + n beta (Hockney 1994) to measured times, neither part below zero.
 
-    The relative error is minimised: sizes span decades, and in seconds the largest message alone would decide.
+    The relative error is minimised: sizes span decades, and in seconds the largest message alone
+    would decide.
     """
     n, t = np.asarray(num_bytes, dtype=float), np.asarray(seconds, dtype=float)
     if n.shape != t.shape or np.unique(n).size < 2:
-        raise ValueError(f"{n.size} sizes and {t.size} times do not fix two parameters; give as many times as sizes, "
-                         "of at least two different sizes")
+        raise ValueError(
+            f"{n.size} sizes and {t.size} times do not fix two parameters; give as many times as"
+            " sizes, of at least two different sizes"
+        )
     if not (t > 0).all():
         raise ValueError(f"a time of {t.min()} seconds was not measured; times must be positive")
     columns = np.column_stack([1 / t, n / t])
-    scale = np.linalg.norm(columns, axis=0)  # microseconds beside picoseconds a byte: badly conditioned otherwise
+    scale = np.linalg.norm(
+        columns, axis=0
+    )  # microseconds beside picoseconds a byte: badly conditioned otherwise
     solution, _ = nnls(columns / scale, np.ones_like(t))
     alpha, beta = solution / scale
     return AlphaBeta(float(alpha), float(beta))
 
 
 def keys(frame: pd.DataFrame) -> list[str]:
-    """Return the columns that tell configurations apart: those every table shows, and others that vary."""
-    return [c for c in (*PROBLEM, *METHOD)
-            if c in frame and (c in ALWAYS_KEPT or frame[c].nunique(dropna=False) > 1)]
+    """Return the columns that tell configurations apart: those every table shows, and others that
+    vary."""
+    return [
+        c
+        for c in (*PROBLEM, *METHOD)
+        if c in frame and (c in ALWAYS_KEPT or frame[c].nunique(dropna=False) > 1)
+    ]
 
 
 def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of training runs; none at all is a ValueError."""
     runs = frame[frame["kind"] == "run"] if "kind" in frame else frame
     if runs.empty:
-        raise ValueError("the frame holds no training runs; run some, or look at another file of records")
+        raise ValueError(
+            "the frame holds no training runs; run some, or look at another file of records"
+        )
     return runs
 
 
@@ -229,7 +307,9 @@ def _scaling(runs: pd.DataFrame, base: Mapping[str, Any] | None) -> pd.DataFrame
         by = keys(runs)
         for _, group in same_problem.groupby(by, dropna=False, sort=False):
             rows.append({**group.iloc[0][by], **_scaling_of(group, base_rows)})
-    return pd.DataFrame(rows).sort_values(["num_ranks", "threads_per_rank"], kind="stable", ignore_index=True)
+    return pd.DataFrame(rows).sort_values(
+        ["num_ranks", "threads_per_rank"], kind="stable", ignore_index=True
+    )
 
 
 def _scaling_of(group: pd.DataFrame, base_rows: pd.DataFrame) -> dict[str, Any]:
@@ -237,9 +317,14 @@ def _scaling_of(group: pd.DataFrame, base_rows: pd.DataFrame) -> dict[str, Any]:
     ratio = _ratio(base_rows, group, RATE, what)
     num_workers = _num_workers(group) / _num_workers(base_rows)
     return {
-        "num_workers": num_workers, RATE: float(group[RATE].median()),
-        "speedup": ratio.median, "low": ratio.low, "high": ratio.high,
-        "ci_low": ratio.ci_low, "ci_high": ratio.ci_high, "num_repeats": ratio.num_repeats,
+        "num_workers": num_workers,
+        RATE: float(group[RATE].median()),
+        "speedup": ratio.median,
+        "low": ratio.low,
+        "high": ratio.high,
+        "ci_low": ratio.ci_low,
+        "ci_high": ratio.ci_high,
+        "num_repeats": ratio.num_repeats,
         "efficiency": parallel_efficiency(ratio.median, num_workers),
         "karp_flatt": karp_flatt(ratio.median, num_workers),
         "oversubscribed": bool(group["oversubscribed"].any()),
@@ -262,8 +347,14 @@ def _matching(frame: pd.DataFrame, filters: Mapping[str, Any]) -> pd.DataFrame:
         seen = ", ".join(map(str, rows[column].unique()))
         rows = rows[rows[column].isna() if wanted is None else rows[column] == wanted]
         if rows.empty:
-            where = {c: frame[c].iloc[0] for c in PROBLEM if c in frame and frame[c].nunique(dropna=False) == 1}
-            raise ValueError(f"no rows with {dict(filters)} where {where}: {column} is {seen or 'nothing'} there")
+            where = {
+                c: frame[c].iloc[0]
+                for c in PROBLEM
+                if c in frame and frame[c].nunique(dropna=False) == 1
+            }
+            raise ValueError(
+                f"no rows with {dict(filters)} where {where}: {column} is {seen or 'nothing'} there"
+            )
     return rows
 
 
@@ -272,7 +363,9 @@ def _ratio(base: pd.DataFrame, other: pd.DataFrame, value: str, what: str) -> Ra
     below, above = (rows.groupby("repeat")[value].median().dropna() for rows in (base, other))
     ratios = (above / below).dropna().to_numpy(dtype=float)
     if ratios.size == 0:
-        raise ValueError(f"{what} share no repeat with a {value}: run them interleaved, in one experiment")
+        raise ValueError(
+            f"{what} share no repeat with a {value}: run them interleaved, in one experiment"
+        )
     low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     ci_low, ci_high = _bootstrap_of_median(ratios)
     return Ratio(float(median), float(low), float(high), ci_low, ci_high, int(ratios.size))
@@ -296,4 +389,6 @@ def _check_positive(**values: float) -> None:
 def _check_columns(frame: pd.DataFrame, names: Sequence[str] | Mapping[str, Any]) -> None:
     for name in names:
         if name not in frame:
-            raise ValueError(f"the frame has no column {name!r}; it has {', '.join(map(str, frame.columns))}")
+            raise ValueError(
+                f"the frame has no column {name!r}; it has {', '.join(map(str, frame.columns))}"
+            )

@@ -1,1 +1,2 @@
-"""The search for metaparameters: what to try next, the trials that are done, and where they are kept."""
+"""The search for metaparameters: what to try next, the trials that are done, and where they are
+kept."""

@@ -1,7 +1,9 @@
-"""Which run of a search comes next at a batch size: a function of what is done, and of nothing else.
+"""Which run of a search comes next at a batch size: a function of what is done, and of nothing
+else.
 
-Every run sees only runs before it in a fixed order, whatever engine it is on and whenever that engine is done. So a
-search gives the same table on any number of engines, and after it was killed and started again.
+Every run sees only runs before it in a fixed order, whatever engine it is on and whenever that
+engine is done. So a search gives the same table on any number of engines, and after it was killed
+and started again.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from nnpar_lib.config.study import MOMENTUM_RANGE, StudyConfig
 
 EARLY_STOP_FACTOR = 3.0  # a search trial stops at so many times the best so far
 ESTIMATE_STOP_FACTOR = 6.0  # a run of a finalist at so many times the best of all trials
-NUM_IN_FLIGHT = 2  # trials of one batch size that run at a time: a trial knows all but the last one before it
+NUM_IN_FLIGHT = (
+    2  # trials of one batch size that run at a time: a trial knows all but the last one before it
+)
 MAX_ROUNDS = 3
 OUTER_SHARE = 0.1  # a best point this near to the end of a range says that the range was too narrow
 WIDEN_FACTOR = 10.0
@@ -32,7 +36,8 @@ Done = Mapping[str, Outcome]  # by the name of a job
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run: `name` tells it from all others at its batch size, `trial` names the point that it is a run of."""
+    """One run: `name` tells it from all others at its batch size, `trial` names the point that it
+    is a run of."""
 
     name: str
     trial: str
@@ -55,16 +60,20 @@ def steps_to(outcome: Outcome, goal: int) -> float:
 
 
 class Plan:
-    """The runs of one batch size: rounds of trials, the best again on other seeds, the winner on fresh ones."""
+    """The runs of one batch size: rounds of trials, the best again on other seeds, the winner on
+    fresh ones."""
 
     def __init__(self, study: StudyConfig, batch_size: int) -> None:
         self._study, self._batch_size = study, batch_size
         self._num_goals = len(study.goal_errors)
         self._cap = study.step_cap(batch_size)
-        self._made: dict[tuple[Any, ...], list[Job]] = {}  # trials by round and ranges, which are asked for often
+        self._made: dict[
+            tuple[Any, ...], list[Job]
+        ] = {}  # trials by round and ranges, which are asked for often
 
     def next_jobs(self, done: Done) -> list[Job]:
-        """Return the runs that may start now and are not done; an empty list means that nothing is left to do."""
+        """Return the runs that may start now and are not done; an empty list means that nothing is
+        left to do."""
         for stage in (self._search, self._finalists, self._estimates):
             if waiting := [job for job in stage(done) if job.name not in done]:
                 return waiting
@@ -72,8 +81,9 @@ class Plan:
 
     def num_left(self, done: Done) -> int:
         """Return about how many runs are left, so that the longest work can be begun first."""
-        expected = self._study.num_trials + 2 * (self._study.num_finalists * self._study.num_finalist_seeds
-                                                 + self._study.num_seeds)
+        expected = self._study.num_trials + 2 * (
+            self._study.num_finalists * self._study.num_finalist_seeds + self._study.num_seeds
+        )
         return max(1, expected - len(done))
 
     def trials(self, done: Done) -> list[Job]:
@@ -81,18 +91,26 @@ class Plan:
         return self._rounds(done)[-1]
 
     def is_at_edge(self, done: Done) -> bool:
-        """Return whether the best point lies near the end of the last round's ranges, which are widened no more."""
+        """Return whether the best point lies near the end of the last round's ranges, which are
+        widened no more."""
         return bool(self._edges(self.trials(done), done))
 
     def finalists(self, done: Done, goal: int) -> list[Job]:
-        """Return the best trials for a goal, the best first; fewer or none where not enough of them reached it."""
+        """Return the best trials for a goal, the best first; fewer or none where not enough of them
+        reached it."""
         reached = [job for job in self.trials(done) if is_reached(done[job.name], goal)]
-        return sorted(reached, key=lambda job: steps_to(done[job.name], goal))[:self._study.num_finalists]
+        return sorted(reached, key=lambda job: steps_to(done[job.name], goal))[
+            : self._study.num_finalists
+        ]
 
     def winner(self, done: Done, goal: int) -> Job | None:
-        """Return the finalist with the least median of steps over its seeds, None where no trial reached the goal."""
+        """Return the finalist with the least median of steps over its seeds, None where no trial
+        reached the goal."""
+
         def median(job: Job) -> float:
-            return statistics.median(steps_to(done[name], goal) for name in self._finalist_names(job))
+            return statistics.median(
+                steps_to(done[name], goal) for name in self._finalist_names(job)
+            )
 
         finalists = self.finalists(done, goal)
         return min(finalists, key=median) if finalists else None
@@ -100,23 +118,29 @@ class Plan:
     def _search(self, done: Done) -> Iterator[Job]:
         """Yield the trials that may start: those whose predecessors but the last are done.
 
-        A trial knows of the rounds before its own, and of its own round all that cannot be in flight with it.
+        A trial knows of the rounds before its own, and of its own round all that cannot be in
+        flight with it.
         """
         *before, trials = self._rounds(done)
         earlier = [job for jobs in before for job in jobs]
         first = next((i for i, job in enumerate(trials) if job.name not in done), len(trials))
-        for index, job in enumerate(trials[first:first + NUM_IN_FLIGHT], start=first):
-            known = [*earlier, *trials[:max(0, index - NUM_IN_FLIGHT + 1)]]
-            yield dataclasses.replace(job, step_limits=self._search_limits([done[other.name] for other in known]))
+        for index, job in enumerate(trials[first : first + NUM_IN_FLIGHT], start=first):
+            known = [*earlier, *trials[: max(0, index - NUM_IN_FLIGHT + 1)]]
+            yield dataclasses.replace(
+                job, step_limits=self._search_limits([done[other.name] for other in known])
+            )
 
     def _search_limits(self, known: Sequence[Outcome]) -> tuple[int, ...]:
         """Return the cap, or three times the best that a trial may know of, for each goal."""
-        bests = (min((steps_to(outcome, goal) for outcome in known), default=math.inf)
-                 for goal in range(self._num_goals))
+        bests = (
+            min((steps_to(outcome, goal) for outcome in known), default=math.inf)
+            for goal in range(self._num_goals)
+        )
         return tuple(int(min(self._cap, EARLY_STOP_FACTOR * best)) for best in bests)
 
     def _rounds(self, done: Done) -> list[list[Job]]:
-        """Return the trials of each round; a round follows on one that is done and has its best at an edge."""
+        """Return the trials of each round; a round follows on one that is done and has its best at
+        an edge."""
         ranges = self._study.search_ranges(self._batch_size)
         rounds = [self._trials(0, ranges)]
         while len(rounds) < MAX_ROUNDS and all(job.name in done for job in rounds[-1]):
@@ -135,11 +159,21 @@ class Plan:
 
     def _make_trials(self, number: int, ranges: Ranges) -> list[Job]:
         points = quasi_random_points(self._study.num_trials, len(ranges))
-        return [self._job("search", f"search/{number}/{i}", f"search/{number}/{i}", SEARCH_SEED,
-                          _scale(point, ranges), ranges) for i, point in enumerate(points)]
+        return [
+            self._job(
+                "search",
+                f"search/{number}/{i}",
+                f"search/{number}/{i}",
+                SEARCH_SEED,
+                _scale(point, ranges),
+                ranges,
+            )
+            for i, point in enumerate(points)
+        ]
 
     def _edges(self, trials: Sequence[Job], done: Done) -> dict[str, int]:
-        """Return at which end (-1 or 1) of which ranges the best trial for the hardest goal reached lies."""
+        """Return at which end (-1 or 1) of which ranges the best trial for the hardest goal reached
+        lies."""
         for goal in reversed(range(self._num_goals)):
             reached = [job for job in trials if is_reached(done[job.name], goal)]
             if reached:
@@ -148,34 +182,72 @@ class Plan:
         return {}
 
     def _finalists(self, done: Done) -> list[Job]:
-        """Return the runs of all goals' finalists; a trial that is one for several goals runs once, to the hardest."""
-        hardest = {job.name: (job, goal) for goal in range(self._num_goals) for job in self.finalists(done, goal)}
-        return [self._again("finalist", job, goal, FINALIST_SEED + k, done)
-                for job, goal in hardest.values() for k in range(self._study.num_finalist_seeds)]
+        """Return the runs of all goals' finalists; a trial that is one for several goals runs once,
+        to the hardest."""
+        hardest = {
+            job.name: (job, goal)
+            for goal in range(self._num_goals)
+            for job in self.finalists(done, goal)
+        }
+        return [
+            self._again("finalist", job, goal, FINALIST_SEED + k, done)
+            for job, goal in hardest.values()
+            for k in range(self._study.num_finalist_seeds)
+        ]
 
     def _estimates(self, done: Done) -> list[Job]:
         winners = [(self.winner(done, goal), goal) for goal in range(self._num_goals)]
         hardest = {job.name: (job, goal) for job, goal in winners if job is not None}
-        return [self._again("estimate", job, goal, ESTIMATE_SEED + k, done)
-                for job, goal in hardest.values() for k in range(self._study.num_seeds)]
+        return [
+            self._again("estimate", job, goal, ESTIMATE_SEED + k, done)
+            for job, goal in hardest.values()
+            for k in range(self._study.num_seeds)
+        ]
 
     def _finalist_names(self, job: Job) -> list[str]:
-        return [f"finalist/{job.name}/{FINALIST_SEED + k}" for k in range(self._study.num_finalist_seeds)]
+        return [
+            f"finalist/{job.name}/{FINALIST_SEED + k}"
+            for k in range(self._study.num_finalist_seeds)
+        ]
 
     def _again(self, stage: str, trial: Job, goal: int, seed: int, done: Done) -> Job:
         best = steps_to(done[self.finalists(done, goal)[0].name], goal)
         limit = int(min(self._cap, ESTIMATE_STOP_FACTOR * best))
-        job = self._job(stage, f"{stage}/{trial.name}/{seed}", trial.name, seed, trial.parameters, trial.distributions)
+        job = self._job(
+            stage,
+            f"{stage}/{trial.name}/{seed}",
+            trial.name,
+            seed,
+            trial.parameters,
+            trial.distributions,
+        )
         return dataclasses.replace(job, step_limits=(limit,) * (goal + 1))
 
-    def _job(self, stage: str, name: str, trial: str, seed: int, parameters: dict[str, float], ranges: Ranges) -> Job:
-        return Job(name=name, trial=trial, stage=stage, batch_size=self._batch_size, seed=seed, parameters=parameters,
-                   step_limits=(), distributions=ranges)
+    def _job(
+        self,
+        stage: str,
+        name: str,
+        trial: str,
+        seed: int,
+        parameters: dict[str, float],
+        ranges: Ranges,
+    ) -> Job:
+        return Job(
+            name=name,
+            trial=trial,
+            stage=stage,
+            batch_size=self._batch_size,
+            seed=seed,
+            parameters=parameters,
+            step_limits=(),
+            distributions=ranges,
+        )
 
 
 @cache
 def quasi_random_points(num_points: int, num_dimensions: int) -> list[list[float]]:
-    """Return the first points of Sobol's sequence in the unit cube, from its centre on: the same in every search."""
+    """Return the first points of Sobol's sequence in the unit cube, from its centre on: the same in
+    every search."""
     import optuna
 
     names = [f"x{i}" for i in range(num_dimensions)]
@@ -190,11 +262,13 @@ def quasi_random_points(num_points: int, num_dimensions: int) -> list[list[float
         trial = points.ask(space)
         found.append([float(trial.params[name]) for name in names])
         points.tell(trial, 0.0)
-    return found[2:]  # the first is drawn at random before the sampler knows the space, the second is a corner of it
+    # the first is drawn at random before the sampler knows the space, the second is one of its corners
+    return found[2:]
 
 
 def outer_ends(parameters: Mapping[str, float], ranges: Ranges) -> dict[str, int]:
-    """Return for each parameter in the outer tenth of its range at which end it lies, in the logarithm.
+    """Return for each parameter in the outer tenth of its range at which end it lies, in the
+    logarithm.
 
     No momentum at all is an end that cannot be passed.
     """
@@ -203,7 +277,9 @@ def outer_ends(parameters: Mapping[str, float], ranges: Ranges) -> dict[str, int
         place = math.log(parameters[name] / low) / math.log(high / low)
         if place < OUTER_SHARE:
             found[name] = -1
-        elif place > 1 - OUTER_SHARE and not (name == "one_minus_momentum" and high >= MOMENTUM_RANGE[1]):
+        elif place > 1 - OUTER_SHARE and not (
+            name == "one_minus_momentum" and high >= MOMENTUM_RANGE[1]
+        ):
             found[name] = 1
     return found
 
@@ -211,9 +287,14 @@ def outer_ends(parameters: Mapping[str, float], ranges: Ranges) -> dict[str, int
 def widen(ranges: Ranges, ends: Mapping[str, int]) -> Ranges:
     """Return the ranges, ten times longer at the ends that were named."""
     factors = {-1: (WIDEN_FACTOR, 1.0), 1: (1.0, WIDEN_FACTOR), 0: (1.0, 1.0)}
-    return {name: (low / factors[ends.get(name, 0)][0], high * factors[ends.get(name, 0)][1])
-            for name, (low, high) in ranges.items()}
+    return {
+        name: (low / factors[ends.get(name, 0)][0], high * factors[ends.get(name, 0)][1])
+        for name, (low, high) in ranges.items()
+    }
 
 
 def _scale(point: Sequence[float], ranges: Ranges) -> dict[str, float]:
-    return {name: low * (high / low) ** x for x, (name, (low, high)) in zip(point, ranges.items(), strict=True)}
+    return {
+        name: low * (high / low) ** x
+        for x, (name, (low, high)) in zip(point, ranges.items(), strict=True)
+    }

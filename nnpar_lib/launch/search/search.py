@@ -17,15 +17,19 @@ TRIAL = "nnpar_lib.trainers.tasks.goal_run.run_trial"
 
 
 class Search:
-    """A study's runs: which are done, which are next. The storage is a file that may hold some of them already."""
+    """A study's runs: which are done, which are next. The storage is a file that may hold some of
+    them already."""
 
     def __init__(self, study: StudyConfig, storage: str | Path) -> None:
-        """Raises a ValueError, before anything runs, where data are missing or the storage is that of another study."""
+        """Raises a ValueError, before anything runs, where data are missing or the storage is that
+        of another study."""
         self.study = study
         preflight.check(study.run_config(study.batch_sizes[0], 0.1, None, 0))
         self._plans = {size: Plan(study, size) for size in study.batch_sizes}
         self._store = SearchStore(Path(storage), study)
-        self._next = {size: plan.next_jobs(self._store.done[size]) for size, plan in self._plans.items()}
+        self._next = {
+            size: plan.next_jobs(self._store.done[size]) for size, plan in self._plans.items()
+        }
         self._in_flight: set[tuple[int, str]] = set()
 
     @property
@@ -36,7 +40,9 @@ class Search:
     @property
     def engine_seconds(self) -> float:
         """The seconds that engines spent on the runs in the storage."""
-        return sum(_seconds_of(outcome) for done in self._store.done.values() for outcome in done.values())
+        return sum(
+            _seconds_of(outcome) for done in self._store.done.values() for outcome in done.values()
+        )
 
     @property
     def is_over(self) -> bool:
@@ -44,28 +50,37 @@ class Search:
         return not any(self._next.values())
 
     def run(self, ranks: Engines) -> list[dict[str, Any]]:
-        """Do all runs that are not done yet, one thread each, on whatever rank is free; return the rows."""
+        """Do all runs that are not done yet, one thread each, on whatever rank is free; return the
+        rows."""
         display = ProgressDisplay()
         num_before = self.num_done
         self._in_flight.clear()
         try:
-            ranks.farm(TRIAL, self._next_job, self._arguments, self._keeper(display), self._store.save)
+            ranks.farm(
+                TRIAL, self._next_job, self._arguments, self._keeper(display), self._store.save
+            )
         finally:
             self._store.save()
             display.close(f"{self.num_done - num_before} runs, {num_before} were there already")
         return self.rows()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each goal, batch size and run that bears on it; see `nnpar_lib.analysis.regimes`.
+        """Return a row for each goal, batch size and run that bears on it; see
+        `nnpar_lib.analysis.regimes`.
 
         Batch sizes that have runs left to do have no rows yet.
         """
         over = {size: plan for size, plan in self._plans.items() if not self._next[size]}
-        return [row for size, plan in over.items() for goal in range(len(self.study.goal_errors))
-                for row in self._rows_of(plan, self._store.done[size], goal)]
+        return [
+            row
+            for size, plan in over.items()
+            for goal in range(len(self.study.goal_errors))
+            for row in self._rows_of(plan, self._store.done[size], goal)
+        ]
 
     def _next_job(self) -> Job | None:
-        """Return a run of the batch size with the most seconds left to do, so that none is left over at the end."""
+        """Return a run of the batch size with the most seconds left to do, so that none is left
+        over at the end."""
         ready = {}
         for size, waiting in self._next.items():
             if jobs := [job for job in waiting if (size, job.name) not in self._in_flight]:
@@ -83,9 +98,10 @@ class Search:
         return sum(map(_seconds_of, done.values())) / len(done) * self._plans[size].num_left(done)
 
     def _arguments(self, job: Job) -> Sequence[Any]:
-        config = self.study.run_config(job.batch_size, job.parameters["lr"], job.parameters.get("one_minus_momentum"),
-                                       job.seed)
-        return config.to_dict(), self.study.goal_errors[:len(job.step_limits)], job.step_limits
+        config = self.study.run_config(
+            job.batch_size, job.parameters["lr"], job.parameters.get("one_minus_momentum"), job.seed
+        )
+        return config.to_dict(), self.study.goal_errors[: len(job.step_limits)], job.step_limits
 
     def _keeper(self, display: ProgressDisplay) -> Callable[[Job, Outcome], None]:
         def keep(job: Job, outcome: Outcome) -> None:
@@ -93,28 +109,50 @@ class Search:
             self._store.keep(job, outcome)
             self._in_flight.discard((size, job.name))
             self._next[size] = self._plans[size].next_jobs(self._store.done[size])
-            left = sum(self._plans[size].num_left(self._store.done[size]) for size, jobs in self._next.items() if jobs)
-            display(self.num_done / (self.num_done + left), f"batch size {job.batch_size}: {job.name}")
+            left = sum(
+                self._plans[size].num_left(self._store.done[size])
+                for size, jobs in self._next.items()
+                if jobs
+            )
+            display(
+                self.num_done / (self.num_done + left), f"batch size {job.batch_size}: {job.name}"
+            )
+
         return keep
 
     def _rows_of(self, plan: Plan, done: dict[str, Outcome], goal: int) -> list[dict[str, Any]]:
         winner = plan.winner(done, goal)
         again = {job.name for job in plan.finalists(done, goal)}
-        rows = [self._row(job, job.name, "search", job.seed, done[job.name], goal) for job in plan.trials(done)]
+        rows = [
+            self._row(job, job.name, "search", job.seed, done[job.name], goal)
+            for job in plan.trials(done)
+        ]
         for job in plan.trials(done):
             for stage, wanted in (("finalist", job.name in again), ("estimate", job == winner)):
-                names = [name for name in done if wanted and name.startswith(f"{stage}/{job.name}/")]
-                rows += [self._row(job, name, stage, int(name.rsplit("/", 1)[1]), done[name], goal)
-                         for name in sorted(names)]
+                names = [
+                    name for name in done if wanted and name.startswith(f"{stage}/{job.name}/")
+                ]
+                rows += [
+                    self._row(job, name, stage, int(name.rsplit("/", 1)[1]), done[name], goal)
+                    for name in sorted(names)
+                ]
         edge = plan.is_at_edge(done)
         return [{**row, "at_edge": edge} for row in rows]
 
-    def _row(self, job: Job, name: str, stage: str, seed: int, outcome: Outcome, goal: int) -> dict[str, Any]:
+    def _row(
+        self, job: Job, name: str, stage: str, seed: int, outcome: Outcome, goal: int
+    ) -> dict[str, Any]:
         return {
-            "goal_error": self.study.goal_errors[goal], "batch_size": job.batch_size, "stage": stage, "trial": job.name,
-            "seed": seed, "steps": outcome["steps"][goal] if is_reached(outcome, goal) else None,
-            "diverged": outcome["diverged"], "num_steps": outcome["num_steps"],
-            "train_seconds": outcome["train_seconds"], **job.parameters,
+            "goal_error": self.study.goal_errors[goal],
+            "batch_size": job.batch_size,
+            "stage": stage,
+            "trial": job.name,
+            "seed": seed,
+            "steps": outcome["steps"][goal] if is_reached(outcome, goal) else None,
+            "diverged": outcome["diverged"],
+            "num_steps": outcome["num_steps"],
+            "train_seconds": outcome["train_seconds"],
+            **job.parameters,
         }
 
 

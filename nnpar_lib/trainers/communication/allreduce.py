@@ -1,4 +1,5 @@
-"""Ways to sum a flat buffer over ranks: through shared memory, by one call of MPI or another library, in buckets."""
+"""Ways to sum a flat buffer over ranks: through shared memory, by one call of MPI or another
+library, in buckets."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, OTHER, WAIT, Time
 
 
 class Allreduce(Protocol):
-    """A buffer and the way to sum it: write this rank's addend into `buffer`, call `reduce_`, read the sum there.
+    """A buffer and the way to sum it: write this rank's addend into `buffer`, call `reduce_`, read
+    the sum there.
 
-    Every rank reads the same bits. `measures_wait` says whether the time at the barrier before the exchange, which is
-    imbalance and not communication, is booked apart.
+    Every rank reads the same bits. `measures_wait` says whether the time at the barrier before the
+    exchange, which is imbalance and not communication, is booked apart.
     """
 
     buffer: Tensor
@@ -29,8 +31,11 @@ class Allreduce(Protocol):
         """Give the memory back (collective)."""
 
 
-def build(kind: str, communicator: Communicator, like: Tensor, timeline: Timeline, *, bucket_bytes: int) -> Allreduce:
-    """Return an all-reduce of this kind whose buffer has the shape, type and device of `like` (collective)."""
+def build(
+    kind: str, communicator: Communicator, like: Tensor, timeline: Timeline, *, bucket_bytes: int
+) -> Allreduce:
+    """Return an all-reduce of this kind whose buffer has the shape, type and device of `like`
+    (collective)."""
     if kind == "shared":
         return SharedAllreduce(communicator, like, timeline)
     if kind == "overlapped":
@@ -41,10 +46,11 @@ def build(kind: str, communicator: Communicator, like: Tensor, timeline: Timelin
 
 
 class QueuedAllreduce:
-    """One all-reduce of the whole buffer by what the communicator sums with, without a barrier before it.
+    """One all-reduce of the whole buffer by what the communicator sums with, without a barrier
+    before it.
 
-    On a GPU it joins the queue behind the backward pass and this rank's host goes on at once, so that nothing of its
-    time is waiting for others.
+    On a GPU it joins the queue behind the backward pass and this rank's host goes on at once, so
+    that nothing of its time is waiting for others.
     """
 
     measures_wait = False
@@ -80,9 +86,9 @@ class MpiAllreduce(QueuedAllreduce):
 class SharedAllreduce:
     """An all-reduce through memory that the ranks of a node share, with MPI between nodes.
 
-    Each rank sums its slice of all the ranks' buffers and writes the sum back into all of them, so that a number
-    crosses the memory bus a few times instead of passing through messages. Of several nodes, one rank each, the
-    leader, then sums its node's result with the other leaders'.
+    Each rank sums its slice of all the ranks' buffers and writes the sum back into all of them, so
+    that a number crosses the memory bus a few times instead of passing through messages. Of several
+    nodes, one rank each, the leader, then sums its node's result with the other leaders'.
     """
 
     measures_wait = True
@@ -116,7 +122,8 @@ class SharedAllreduce:
         self._memory.free()
 
     def _sum_slices(self) -> None:
-        """Sum in the order of ranks, whoever computes the slice, so that the result does not depend on the split."""
+        """Sum in the order of ranks, whoever computes the slice, so that the result does not depend
+        on the split."""
         total, *others = self._slices
         for other in others:
             total += other
@@ -139,15 +146,19 @@ class SharedAllreduce:
 
 
 class BucketedAllreduce:
-    """Non-blocking all-reduces of consecutive buckets, the last bucket first, as the backward pass fills them.
+    """Non-blocking all-reduces of consecutive buckets, the last bucket first, as the backward pass
+    fills them.
 
-    MPI moves a non-blocking operation only while someone calls into it, so each new bucket also drives the earlier
-    ones on. There is no barrier before the exchange: waiting counts as communication.
+    MPI moves a non-blocking operation only while someone calls into it, so each new bucket also
+    drives the earlier ones on. There is no barrier before the exchange: waiting counts as
+    communication.
     """
 
     measures_wait = False
 
-    def __init__(self, communicator: Communicator, like: Tensor, timeline: Timeline, *, bucket_bytes: int) -> None:
+    def __init__(
+        self, communicator: Communicator, like: Tensor, timeline: Timeline, *, bucket_bytes: int
+    ) -> None:
         self.buffer = torch.zeros_like(like)
         self._communicator = communicator
         self._timeline = timeline
@@ -165,7 +176,8 @@ class BucketedAllreduce:
         self._timeline.lap(COMMUNICATE)
 
     def fill_from(self, offset: int) -> None:
-        """Say that the buffer is complete from this offset to its end, and send what makes a whole bucket."""
+        """Say that the buffer is complete from this offset to its end, and send what makes a whole
+        bucket."""
         self._filled_from = offset
         due = self._posted_from - self._bucket_elements
         if offset <= due or (offset == 0 and self._posted_from > 0):
@@ -177,6 +189,8 @@ class BucketedAllreduce:
         self._timeline.lap(BACKWARD)
         for request in self._requests:
             request.test()
-        self._requests.append(self._communicator.start_allreduce_sum_(self.buffer[offset:self._posted_from]))
+        self._requests.append(
+            self._communicator.start_allreduce_sum_(self.buffer[offset : self._posted_from])
+        )
         self._posted_from = offset
         self._timeline.lap(COMMUNICATE)

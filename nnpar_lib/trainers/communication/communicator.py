@@ -21,7 +21,8 @@ class Request(Protocol):
 
 
 class SharedMemory(Protocol):
-    """One buffer a rank of a node, all of them mapped into the memory of every rank of that node."""
+    """One buffer a rank of a node, all of them mapped into the memory of every rank of that
+    node."""
 
     buffers: Sequence[Tensor]
 
@@ -33,41 +34,48 @@ class SharedMemory(Protocol):
 
 
 class Communicator(Protocol):
-    """A group of ranks. A collective operation has to be called by all of them, in the same order."""
+    """A group of ranks. A collective operation has to be called by all of them, in the same
+    order."""
 
     rank: int
     size: int
 
     @property
     def takes_gpu_tensors(self) -> bool:
-        """Whether tensors pass from GPU to GPU as they are; else they go by way of pinned memory of the host."""
+        """Whether tensors pass from GPU to GPU as they are; else they go by way of pinned memory of
+        the host."""
 
     def summing_by(self, sum_: Callable[[Tensor], None]) -> Communicator:
-        """Return the same group, in which this function replaces a tensor by its sum over ranks instead of MPI."""
+        """Return the same group, in which this function replaces a tensor by its sum over ranks
+        instead of MPI."""
 
     def barrier(self) -> None:
         """Return when every rank has arrived."""
 
     def idle_barrier(self, poll_seconds: float = 0.002) -> None:
-        """Return when every rank has arrived, asleep meanwhile, so that ranks at work have the cores to themselves."""
+        """Return when every rank has arrived, asleep meanwhile, so that ranks at work have the
+        cores to themselves."""
 
     def allreduce_sum_(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over ranks; it has the same shape on all of them."""
 
     def start_allreduce_sum_(self, tensor: Tensor) -> Request:
-        """Begin to replace a tensor by its sum; it must not be touched before `wait` has returned."""
+        """Begin to replace a tensor by its sum; it must not be touched before `wait` has
+        returned."""
 
     def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
         """Begin to send a tensor to a rank; it must not be changed before the send is complete."""
 
     def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
-        """Begin to fill a tensor of the sender's shape and type; it is there when `wait` has returned."""
+        """Begin to fill a tensor of the sender's shape and type; it is there when `wait` has
+        returned."""
 
     def broadcast_(self, tensor: Tensor, source: int) -> None:
         """Fill a tensor, of the same shape and type on all ranks, with that of one of them."""
 
     def split(self, colors: Sequence[int]) -> Communicator:
-        """Return the group of the ranks that have this rank's colour, in the order of their ranks (collective)."""
+        """Return the group of the ranks that have this rank's colour, in the order of their ranks
+        (collective)."""
 
     def sum(self, value: float) -> float:
         """Return the sum of a number over ranks, on all ranks."""
@@ -93,7 +101,8 @@ class Communicator(Protocol):
 
     @property
     def node_leaders(self) -> Communicator | None:
-        """The group of the lowest rank of each node, None on the ranks that are not in it (collective)."""
+        """The group of the lowest rank of each node, None on the ranks that are not in it
+        (collective)."""
 
     def allocate_shared(self, num_elements: int, dtype: torch.dtype) -> SharedMemory:
         """Return zeroed shared memory; every rank of this group has to be on one node (collective).
@@ -102,7 +111,8 @@ class Communicator(Protocol):
         """
 
     def stall_watch(self, seconds: float) -> AbstractContextManager[None]:
-        """Meanwhile, let a rank that waits for longer than this end the run; 0 lets it wait (collective)."""
+        """Meanwhile, let a rank that waits for longer than this end the run; 0 lets it wait
+        (collective)."""
 
     def abort(self) -> None:
         """End all ranks of the world at once, with a non-zero exit status."""
@@ -194,5 +204,7 @@ class _PrivateMemory:
 def check_group(num_ranks: int, size: int) -> None:
     """Raise a ValueError where a group cannot have so many ranks."""
     if not 1 <= num_ranks <= size:
-        raise ValueError(f"num_ranks={num_ranks} is outside 1..{size}, the ranks that were launched; "
-                         "launch more or take fewer")
+        raise ValueError(
+            f"num_ranks={num_ranks} is outside 1..{size}, the ranks that were launched; "
+            "launch more or take fewer"
+        )

@@ -1,6 +1,7 @@
 """Message passing between ranks for torch tensors, over mpi4py.
 
-This is the only module that imports mpi4py, and it does so late: a process that trains alone never initialises MPI.
+This is the only module that imports mpi4py, and it does so late: a process that trains alone never
+initialises MPI.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def launched_by_mpi() -> bool:
 
 @cache
 def is_cuda_aware() -> bool:
-    """Return whether the MPI that is loaded takes tensors of a GPU: its own answer; no where it has none."""
+    """Return whether the MPI that is loaded takes tensors of a GPU: its own answer; no where it has
+    none."""
     query = getattr(ctypes.CDLL(_mpi().__file__), "MPIX_Query_cuda_support", None)
     return query is not None and bool(query())
 
@@ -51,13 +53,20 @@ def is_cuda_aware() -> bool:
 class MpiCommunicator:
     """A group of ranks over an mpi4py communicator.
 
-    Tensors travel as views, without pickling. From a GPU they are handed over by their address where MPI is CUDA-aware,
-    else copied to pinned memory of the host and back. `ranks_per_node` pretends that a node has only that many ranks,
-    and `way` that tensors have to be handed over so, to try out several nodes, or a GPU's ways, on one machine.
+    Tensors travel as views, without pickling. From a GPU they are handed over by their address
+    where MPI is CUDA-aware, else copied to pinned memory of the host and back. `ranks_per_node`
+    pretends that a node has only that many ranks, and `way` that tensors have to be handed over so,
+    to try out several nodes, or a GPU's ways, on one machine.
     """
 
-    def __init__(self, comm: Any, *, ranks_per_node: int | None = None, watch: StallWatch | None = None,
-                 way: str | None = None) -> None:
+    def __init__(
+        self,
+        comm: Any,
+        *,
+        ranks_per_node: int | None = None,
+        watch: StallWatch | None = None,
+        way: str | None = None,
+    ) -> None:
         self._comm = comm
         self._watch = watch or StallWatch()
         self._way = way
@@ -102,7 +111,9 @@ class MpiCommunicator:
         message.unpack()
 
     def start_allreduce_sum_(self, tensor: Tensor) -> Request:
-        message = self._hand_over(tensor, is_staged=tensor.is_cuda)  # no MPI offers this one for tensors of a GPU
+        message = self._hand_over(
+            tensor, is_staged=tensor.is_cuda
+        )  # no MPI offers this one for tensors of a GPU
         request = self._comm.Iallreduce(_mpi().IN_PLACE, message.buffer)
         return _MpiRequest(request, self._watch, "an all-reduce", message, is_written=True)
 
@@ -113,14 +124,23 @@ class MpiCommunicator:
 
     def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
         message = self._hand_over(tensor, is_read=False)
-        return _MpiRequest(self._comm.Irecv(message.buffer, source, tag), self._watch,
-                           f"a receive from rank {source}", message, is_written=True)
+        return _MpiRequest(
+            self._comm.Irecv(message.buffer, source, tag),
+            self._watch,
+            f"a receive from rank {source}",
+            message,
+            is_written=True,
+        )
 
     def split(self, colors: Sequence[int]) -> Communicator:
         key = tuple(colors)
         if key not in self._splits:
-            self._splits[key] = MpiCommunicator(self._comm.Split(key[self.rank], self.rank),
-                                                ranks_per_node=self._ranks_per_node, watch=self._watch, way=self._way)
+            self._splits[key] = MpiCommunicator(
+                self._comm.Split(key[self.rank], self.rank),
+                ranks_per_node=self._ranks_per_node,
+                watch=self._watch,
+                way=self._way,
+            )
         return self._splits[key]
 
     def sum(self, value: float) -> float:
@@ -186,10 +206,17 @@ class MpiCommunicator:
 
     def _split(self, color: int | None) -> MpiCommunicator | None:
         part = self._comm.Split(_mpi().UNDEFINED if color is None else color, self.rank)
-        return None if color is None else MpiCommunicator(part, ranks_per_node=self._ranks_per_node,
-                                                             watch=self._watch, way=self._way)
+        return (
+            None
+            if color is None
+            else MpiCommunicator(
+                part, ranks_per_node=self._ranks_per_node, watch=self._watch, way=self._way
+            )
+        )
 
-    def _hand_over(self, tensor: Tensor, *, is_read: bool = True, is_staged: bool = False) -> _Message:
+    def _hand_over(
+        self, tensor: Tensor, *, is_read: bool = True, is_staged: bool = False
+    ) -> _Message:
         if self._way is not None:
             return _Message(tensor, self._way, is_read=is_read)
         if is_staged or not tensor.is_contiguous():
@@ -200,9 +227,11 @@ class MpiCommunicator:
 
 
 class _Message:
-    """A tensor as MPI gets it: a view of it, a copy of it in the host's memory, or its address on a GPU.
+    """A tensor as MPI gets it: a view of it, a copy of it in the host's memory, or its address on a
+    GPU.
 
-    MPI knows nothing of a GPU's queue of work: what is to be read has to be there, and what is to be written free.
+    MPI knows nothing of a GPU's queue of work: what is to be read has to be there, and what is to
+    be written free.
     """
 
     def __init__(self, tensor: Tensor, way: str, *, is_read: bool) -> None:
@@ -218,20 +247,32 @@ class _Message:
     def unpack(self) -> None:
         """Bring what MPI has written to where the tensor lies."""
         if self._host is not self._tensor:
-            self._tensor.copy_(self._host, non_blocking=True)  # torch keeps pinned memory until it has been read
+            self._tensor.copy_(
+                self._host, non_blocking=True
+            )  # torch keeps pinned memory until it has been read
 
 
 def _by_address(tensor: Tensor) -> list[Any]:
     """Return what mpi4py takes for memory that the host cannot look into."""
     code = torch.empty(0, dtype=tensor.dtype).numpy().dtype.char
-    return [_mpi().buffer.fromaddress(tensor.data_ptr(), tensor.nbytes), _mpi().Datatype.fromcode(code)]
+    return [
+        _mpi().buffer.fromaddress(tensor.data_ptr(), tensor.nbytes),
+        _mpi().Datatype.fromcode(code),
+    ]
 
 
 class _MpiRequest:
     """An operation under way on a message, which it keeps alive."""
 
-    def __init__(self, request: Any, watch: StallWatch, operation: str, message: _Message, *, is_written: bool = False
-                 ) -> None:
+    def __init__(
+        self,
+        request: Any,
+        watch: StallWatch,
+        operation: str,
+        message: _Message,
+        *,
+        is_written: bool = False,
+    ) -> None:
         self._request, self._message, self._is_written = request, message, is_written
         self._watch, self._operation = watch, operation
 
@@ -252,10 +293,14 @@ class _SharedWindow:
         itemsize = dtype.itemsize
         info = _mpi().Info.Create({"alloc_shared_noncontig": "true"})
         self._comm, self._watch = comm, watch
-        self._window = _mpi().Win.Allocate_shared(num_elements * itemsize, itemsize, comm=comm, info=info)
+        self._window = _mpi().Win.Allocate_shared(
+            num_elements * itemsize, itemsize, comm=comm, info=info
+        )
         self._window.Lock_all()
         counts = comm.allgather(num_elements)
-        self.buffers: Sequence[Tensor] = [self._view(rank, count, dtype) for rank, count in enumerate(counts)]
+        self.buffers: Sequence[Tensor] = [
+            self._view(rank, count, dtype) for rank, count in enumerate(counts)
+        ]
         self.buffers[comm.Get_rank()].zero_()
         self.barrier()
 

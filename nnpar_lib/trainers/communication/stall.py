@@ -1,4 +1,5 @@
-"""A rank that has waited too long for others ends the run, and says who is missing and what it waits in."""
+"""A rank that has waited too long for others ends the run, and says who is missing and what it
+waits in."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ QUESTION, ANSWER = 1, 2
 
 
 class StallWatch:
-    """Knows what this rank waits in, `with watch("a barrier"): ...`; while it is started, a thread looks at it.
+    """Knows what this rank waits in, `with watch("a barrier"): ...`; while it is started, a thread
+    looks at it.
 
-    The threads of the ranks talk to each other in a group of their own, so that a rank that computes, or waits for
-    something else, can say so; one that has stopped cannot.
+    The threads of the ranks talk to each other in a group of their own, so that a rank that
+    computes, or waits for something else, can say so; one that has stopped cannot.
     """
 
     def __init__(self) -> None:
@@ -35,8 +37,12 @@ class StallWatch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-                 ) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._operation = ""
 
     def start(self, comm: Any, seconds: float) -> None:
@@ -63,39 +69,57 @@ class StallWatch:
             elif self._asked is None:
                 self._answers, self._asked = {}, time.monotonic()
                 self._send_to_others(QUESTION, "")
-            elif time.monotonic() - self._asked > ANSWER_SECONDS + (TURN_SECONDS if self._has_lower_waiting else 0.0):
+            elif time.monotonic() - self._asked > ANSWER_SECONDS + (
+                TURN_SECONDS if self._has_lower_waiting else 0.0
+            ):
                 self._end(waited)
 
     @property
     def _has_lower_waiting(self) -> bool:
-        return any(rank < self._comm.rank and operation for rank, operation in self._answers.items())
+        return any(
+            rank < self._comm.rank and operation for rank, operation in self._answers.items()
+        )
 
     def _listen(self) -> None:
         """Answer what others ask, and take note of what they answer."""
         while self._comm.iprobe():
             sender, kind, text = self._comm.recv()
             if kind == QUESTION:
-                self._sent.append(self._comm.isend((self._comm.rank, ANSWER, self._operation), sender))
+                self._sent.append(
+                    self._comm.isend((self._comm.rank, ANSWER, self._operation), sender)
+                )
             else:
                 self._answers[sender] = text
 
     def _send_to_others(self, kind: int, text: str) -> None:
-        self._sent += [self._comm.isend((self._comm.rank, kind, text), rank) for rank in range(self._comm.size)
-                       if rank != self._comm.rank]
+        self._sent += [
+            self._comm.isend((self._comm.rank, kind, text), rank)
+            for rank in range(self._comm.size)
+            if rank != self._comm.rank
+        ]
 
     def _end(self, waited: float) -> None:
         """Say who is missing and leave at once: the launcher then ends the others."""
         message = describe(self._comm.rank, self._comm.size, self._operation, waited, self._answers)
         sys.stderr.flush()
-        os.write(2, f"\nnnpar: {message}\n".encode())  # not sys.stderr, which an engine sends elsewhere, and later
+        os.write(
+            2, f"\nnnpar: {message}\n".encode()
+        )  # not sys.stderr, which an engine sends elsewhere, and later
         os._exit(EXIT_STATUS)
 
 
 def describe(rank: int, size: int, operation: str, waited: float, answers: dict[int, str]) -> str:
-    """Return one line on a stall, seen by `rank`; `answers` are the operations that others wait in, "" for none."""
-    missing = [f"rank {other} ({'is busy elsewhere' if other in answers else 'does not answer'})"
-               for other in range(size) if other != rank and not answers.get(other)]
+    """Return one line on a stall, seen by `rank`; `answers` are the operations that others wait in,
+    "" for none."""
+    missing = [
+        f"rank {other} ({'is busy elsewhere' if other in answers else 'does not answer'})"
+        for other in range(size)
+        if other != rank and not answers.get(other)
+    ]
     too = [f"rank {other} in {text}" for other, text in sorted(answers.items()) if text]
-    return (f"stalled: rank {rank} has waited {waited:.0f} s in {operation}; missing: "
-            f"{', '.join(missing) or 'none, the ranks wait for each other'}"
-            f"{'; waiting too: ' + ', '.join(too) if too else ''}. If a step may take that long, raise stall_seconds")
+    whom = ", ".join(missing) or "none, the ranks wait for each other"
+    also = f"; waiting too: {', '.join(too)}" if too else ""
+    return (
+        f"stalled: rank {rank} has waited {waited:.0f} s in {operation}; missing: {whom}{also}."
+        " If a step may take that long, raise stall_seconds"
+    )

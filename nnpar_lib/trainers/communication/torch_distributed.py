@@ -1,4 +1,5 @@
-"""torch.distributed beside MPI, which starts it: for gradient averaging over nccl, and for torch's own strategies."""
+"""torch.distributed beside MPI, which starts it: for gradient averaging over nccl, and for torch's
+own strategies."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from nnpar_lib.trainers.communication.communicator import Communicator
 
 
 def summing_as_configured(communicator: Communicator, config: RunConfig) -> Communicator:
-    """Return the group in which tensors are summed by what the config names as its communicator (collective).
+    """Return the group in which tensors are summed by what the config names as its communicator
+    (collective).
 
     Where that is a library of torch.distributed, `leave_process_group` ends it.
     """
@@ -23,18 +25,27 @@ def summing_as_configured(communicator: Communicator, config: RunConfig) -> Comm
     return communicator.summing_by(dist.all_reduce)
 
 
-def join_process_group(communicator: Communicator, backend: str, stall_seconds: float = 0.0) -> None:
-    """Meet at an address that rank 0 chooses and MPI spreads; an exchange longer than `stall_seconds` is given up.
+def join_process_group(
+    communicator: Communicator, backend: str, stall_seconds: float = 0.0
+) -> None:
+    """Meet at an address that rank 0 chooses and MPI spreads; an exchange longer than
+    `stall_seconds` is given up.
 
     0 leaves the limit to torch.
     """
     alone_on_node = communicator.node.size == communicator.size
     if alone_on_node:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    address = communicator.broadcast_object(_free_address("127.0.0.1" if alone_on_node else socket.gethostname()))
-    dist.init_process_group(backend, init_method=f"tcp://{address}", rank=communicator.rank,
-                            world_size=communicator.size,
-                            timeout=timedelta(seconds=stall_seconds) if stall_seconds else None)
+    address = communicator.broadcast_object(
+        _free_address("127.0.0.1" if alone_on_node else socket.gethostname())
+    )
+    dist.init_process_group(
+        backend,
+        init_method=f"tcp://{address}",
+        rank=communicator.rank,
+        world_size=communicator.size,
+        timeout=timedelta(seconds=stall_seconds) if stall_seconds else None,
+    )
 
 
 def leave_process_group() -> None:

@@ -22,8 +22,8 @@ from nnpar_lib.trainers.data import digits
 class DataSet:
     """A training and a test set of grey pictures in 10 classes.
 
-    Images are uint8 [N, 1, 28, 28], labels int64 [N]; `mean` and `std` are those of the training pixels, scaled to
-    [0, 1].
+    Images are uint8 [N, 1, 28, 28], labels int64 [N]; `mean` and `std` are those of the training
+    pixels, scaled to [0, 1].
     """
 
     train_images: Tensor
@@ -37,23 +37,39 @@ class DataSet:
         """Return the same set on a device; itself where it lies there already."""
         if self.train_images.device == torch.device(device):
             return self
-        return DataSet(self.train_images.to(device), self.train_labels.to(device), self.test_images.to(device),
-                       self.test_labels.to(device), mean=self.mean, std=self.std)
+        return DataSet(
+            self.train_images.to(device),
+            self.train_labels.to(device),
+            self.test_images.to(device),
+            self.test_labels.to(device),
+            mean=self.mean,
+            std=self.std,
+        )
 
     @classmethod
-    def from_arrays(cls, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor) -> Self:
-        """Build a set from images [N, 28, 28] and labels; the statistics are exact, from a histogram of the pixels."""
+    def from_arrays(
+        cls, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor
+    ) -> Self:
+        """Build a set from images [N, 28, 28] and labels; the statistics are exact, from a
+        histogram of the pixels."""
         counts = torch.bincount(train_images.flatten(), minlength=256).double()
         values = torch.arange(256, dtype=torch.float64) / 255
         mean = (counts * values).sum() / counts.sum()
         std = ((counts * (values - mean) ** 2).sum() / counts.sum()).sqrt()
-        return cls(train_images.unsqueeze(1), train_labels, test_images.unsqueeze(1), test_labels,
-                   mean=mean.item(), std=std.item())
+        return cls(
+            train_images.unsqueeze(1),
+            train_labels,
+            test_images.unsqueeze(1),
+            test_labels,
+            mean=mean.item(),
+            std=std.item(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One rank's part of a global batch: normalised images [n, 1, 28, 28], labels int64 [n]; n may be 0.
+    """One rank's part of a global batch: normalised images [n, 1, 28, 28], labels int64 [n]; n may
+    be 0.
 
     `num_global_examples` counts the examples of all ranks: the divisor of their summed gradients.
     Where several ranks work on the same examples, only one of them has `is_counted`.
@@ -67,18 +83,23 @@ class Batch:
 
 @functools.cache
 def load(name: str) -> DataSet:
-    """Return a data set, read once a process; raises data_files.DataError where its files are missing or damaged."""
+    """Return a data set, read once a process; raises data_files.DataError where its files are
+    missing or damaged."""
     dataset = DataSet.from_arrays(*digits.load()) if name == "digits" else _load_files(name)
     expected = NUM_TRAINING_EXAMPLES[name]
     if len(dataset.train_images) != expected:
-        raise ValueError(f"{name} has {len(dataset.train_images)} training examples instead of {expected}")
+        raise ValueError(
+            f"{name} has {len(dataset.train_images)} training examples instead of {expected}"
+        )
     return dataset
 
 
 def normalise(images: Tensor, dataset: DataSet, dtype: torch.dtype) -> Tensor:
-    """Return uint8 images of any shape as (pixel / 255 - mean) / std, in the floating-point type that is asked for.
+    """Return uint8 images of any shape as (pixel / 255 - mean) / std, in the floating-point type
+    that is asked for.
 
-    A multiplication and an addition, each rounded by itself: an image's bits do not depend on its place in a batch.
+    A multiplication and an addition, each rounded by itself: an image's bits do not depend on its
+    place in a batch.
     """
     return images.to(dtype).mul_(1 / (255 * dataset.std)).add_(-dataset.mean / dataset.std)
 
@@ -86,8 +107,8 @@ def normalise(images: Tensor, dataset: DataSet, dtype: torch.dtype) -> Tensor:
 def part(num_items: int, size: int, rank: int) -> slice:
     """Return this rank's contiguous part of `num_items`.
 
-    The parts of all ranks cover every item exactly once, in the order of ranks; their sizes differ by at most one, and
-    one is empty where there are more ranks than items.
+    The parts of all ranks cover every item exactly once, in the order of ranks; their sizes differ
+    by at most one, and one is empty where there are more ranks than items.
     """
     base, extra = divmod(num_items, size)
     start = rank * base + min(rank, extra)
@@ -95,17 +116,19 @@ def part(num_items: int, size: int, rank: int) -> slice:
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:
-    """Return the order in which an epoch visits the examples, int64: a function of the seed and the epoch alone."""
+    """Return the order in which an epoch visits the examples, int64: a function of the seed and the
+    epoch alone."""
     return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(num_examples))
 
 
 def global_batch_indices(num_examples: int, global_batch_size: int, seed: int, step: int) -> Tensor:
-    """Return which examples form the global batch of a step, int64 [n]; steps count from 0 over the whole run.
+    """Return which examples form the global batch of a step, int64 [n]; steps count from 0 over the
+    whole run.
 
     The last batch of an epoch holds what is left and may be short.
     """
     epoch, start = _locate(num_examples, global_batch_size, step)
-    return epoch_order(num_examples, seed, epoch)[start:start + global_batch_size]
+    return epoch_order(num_examples, seed, epoch)[start : start + global_batch_size]
 
 
 def _locate(num_examples: int, global_batch_size: int, step: int) -> tuple[int, int]:
@@ -115,7 +138,8 @@ def _locate(num_examples: int, global_batch_size: int, step: int) -> tuple[int, 
 
 
 class GlobalOrder:
-    """The indices of any step's global batch, as `global_batch_indices` gives them; keeps the current epoch's order."""
+    """The indices of any step's global batch, as `global_batch_indices` gives them; keeps the
+    current epoch's order."""
 
     def __init__(self, num_examples: int, global_batch_size: int, seed: int, device: str) -> None:
         self.num_examples, self.global_batch_size = num_examples, global_batch_size
@@ -126,41 +150,64 @@ class GlobalOrder:
         """Return the examples of one global batch, int64 [n] on the device."""
         epoch, start = _locate(self.num_examples, self.global_batch_size, step)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, epoch_order(self.num_examples, self.seed, epoch).to(self.device)
-        return self._order[start:start + self.global_batch_size]
+            self._epoch, self._order = (
+                epoch,
+                epoch_order(self.num_examples, self.seed, epoch).to(self.device),
+            )
+        return self._order[start : start + self.global_batch_size]
 
 
 class Batches(Protocol):
     """What a training loop asks of a source of batches."""
 
     def batch(self, step: int) -> Batch:
-        """Return this rank's part of the global batch of a step, counted from 0 over the whole run."""
+        """Return this rank's part of the global batch of a step, counted from 0 over the whole
+        run."""
 
 
 class BatchSource:
     """Batches from a set that lies in memory as uint8, on the device that trains."""
 
-    def __init__(self, dataset: DataSet, config: RunConfig, size: int, rank: int, *, seed: int | None = None,
-                 with_images: bool = True, is_counted: bool = True) -> None:
+    def __init__(
+        self,
+        dataset: DataSet,
+        config: RunConfig,
+        size: int,
+        rank: int,
+        *,
+        seed: int | None = None,
+        with_images: bool = True,
+        is_counted: bool = True,
+    ) -> None:
         self.with_images, self.is_counted = with_images, is_counted
         self.size, self.rank, self.dtype = size, rank, getattr(torch, config.dtype)
         self.dataset = dataset.to(config.device)
         seed = config.seed if seed is None else seed
-        self.order = GlobalOrder(len(dataset.train_images), config.global_batch_size, seed, config.device)
+        self.order = GlobalOrder(
+            len(dataset.train_images), config.global_batch_size, seed, config.device
+        )
 
     def batch(self, step: int) -> Batch:
-        """Return this rank's part of the global batch of a step, counted from 0 over the whole run."""
+        """Return this rank's part of the global batch of a step, counted from 0 over the whole
+        run."""
         indices = self.order.indices(step)
         own = indices[part(len(indices), self.size, self.rank)]
         wanted = own if self.with_images else own[:0]
-        images = normalise(self.dataset.train_images.index_select(0, wanted), self.dataset, self.dtype)
-        return Batch(images, self.dataset.train_labels.index_select(0, own), len(indices), self.is_counted)
+        images = normalise(
+            self.dataset.train_images.index_select(0, wanted), self.dataset, self.dtype
+        )
+        return Batch(
+            images, self.dataset.train_labels.index_select(0, own), len(indices), self.is_counted
+        )
 
 
 class LoaderBatchSource:
-    """The same batches through torch's DataLoader, picture by picture: what most programs do, to be compared with."""
+    """The same batches through torch's DataLoader, picture by picture: what most programs do, to be
+    compared with."""
 
-    def __init__(self, dataset: DataSet, config: RunConfig, size: int, rank: int, *, seed: int | None = None) -> None:
+    def __init__(
+        self, dataset: DataSet, config: RunConfig, size: int, rank: int, *, seed: int | None = None
+    ) -> None:
         self.size, self.rank = size, rank
         self.device, self.dtype = config.device, getattr(torch, config.dtype)
         seed = config.seed if seed is None else seed
@@ -169,28 +216,45 @@ class LoaderBatchSource:
         self._next_step, self._iterator = 0, self._start(0)
 
     def batch(self, step: int) -> Batch:
-        """Return this rank's part of the global batch of a step, counted from 0 over the whole run."""
+        """Return this rank's part of the global batch of a step, counted from 0 over the whole
+        run."""
         if step != self._next_step:
             self._iterator = self._start(step)
         images, labels = next(self._iterator)
         self._next_step = step + 1
-        return Batch(images.to(self.device, self.dtype), labels.to(self.device), len(self.order.indices(step)))
+        return Batch(
+            images.to(self.device, self.dtype),
+            labels.to(self.device),
+            len(self.order.indices(step)),
+        )
 
     def _start(self, step: int) -> Iterator[list[Tensor]]:
-        """Return a DataLoader's iterator over the steps from `step` on; its own generator spares the global one."""
+        """Return a DataLoader's iterator over the steps from `step` on; its own generator spares
+        the global one."""
         sampler = StepSampler(self.order, self.size, self.rank, step)
-        return iter(DataLoader(self.pictures, batch_sampler=sampler, num_workers=0, collate_fn=_collate,
-                               generator=torch.Generator()))
+        return iter(
+            DataLoader(
+                self.pictures,
+                batch_sampler=sampler,
+                num_workers=0,
+                collate_fn=_collate,
+                generator=torch.Generator(),
+            )
+        )
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """The training set as PIL images that torchvision's ToTensor and Normalize turn into tensors, one at a time."""
+    """The training set as PIL images that torchvision's ToTensor and Normalize turn into tensors,
+    one at a time."""
 
     def __init__(self, dataset: DataSet) -> None:
         torchvision_operators.declare_missing()
         from torchvision import transforms
 
-        self.images, self.labels = dataset.train_images.squeeze(1).cpu().numpy(), dataset.train_labels.cpu()
+        self.images, self.labels = (
+            dataset.train_images.squeeze(1).cpu().numpy(),
+            dataset.train_labels.cpu(),
+        )
         normalise_one = transforms.Normalize((dataset.mean,), (dataset.std,))
         self.transform = transforms.Compose([transforms.ToTensor(), normalise_one])
 
@@ -223,14 +287,18 @@ def _collate(examples: list[tuple[Tensor, int]]) -> Any:
     return torch.empty(0, 1, IMAGE_SIZE, IMAGE_SIZE), torch.empty(0, dtype=torch.int64)
 
 
-def batch_source(dataset: DataSet, config: RunConfig, size: int, rank: int, *, seed: int | None = None) -> Batches:
-    """Return the source of batches that `config.data_loading` names; `seed` replaces the config's for the order."""
+def batch_source(
+    dataset: DataSet, config: RunConfig, size: int, rank: int, *, seed: int | None = None
+) -> Batches:
+    """Return the source of batches that `config.data_loading` names; `seed` replaces the config's
+    for the order."""
     source = LoaderBatchSource if config.data_loading == "loader" else BatchSource
     return source(dataset, config, size, rank, seed=seed)
 
 
 def _load_files(name: str) -> DataSet:
-    """Read mnist or fashion_mnist, which the kernel side has downloaded before: ranks never download."""
+    """Read mnist or fashion_mnist, which the kernel side has downloaded before: ranks never
+    download."""
     files.check(name)
     torchvision_operators.declare_missing()
     from torchvision import datasets

@@ -13,11 +13,13 @@ from torch.nn import functional
 from nnpar_lib.config.run import IMAGE_SIZE, NUM_TRAINING_EXAMPLES
 from nnpar_lib.datasets import files
 
-SEED = 0  # of the split and of the moves: the data set is the same in every run, whatever the run's seed
+# of the split and of the moves: the data set is the same in every run, whatever the run's seed
+SEED = 0
 PICTURES_PER_TEST_PICTURE = 5
 FILE = "datasets/data/digits.csv.gz"  # within scikit-learn
 MAX_VALUE = 16.0
-SIZE = 20  # the 8x8 pictures are enlarged to this and get a margin, as those of MNIST have, in which to move
+# the 8x8 pictures are enlarged to this and get a margin, as those of MNIST have, in which to move
+SIZE = 20
 MAX_ROTATION_DEGREES = 10.0
 MAX_SHIFT_PIXELS = 2.0
 MAX_SCALE_CHANGE = 0.1
@@ -34,7 +36,12 @@ def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_copies = NUM_TRAINING_EXAMPLES["digits"] - len(train)
     sources = train[torch.arange(num_copies) % len(train)]
     train_images = torch.cat([images[train], _move(images[sources])])
-    return _to_bytes(train_images), labels[torch.cat([train, sources])], _to_bytes(images[test]), labels[test]
+    return (
+        _to_bytes(train_images),
+        labels[torch.cat([train, sources])],
+        _to_bytes(images[test]),
+        labels[test],
+    )
 
 
 def read() -> tuple[Tensor, Tensor]:
@@ -44,24 +51,32 @@ def read() -> tuple[Tensor, Tensor]:
     """
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
-        raise files.DataError("the data set digits comes with scikit-learn, which is missing; "
-                                   "pip install scikit-learn")
-    table = torch.from_numpy(np.loadtxt(Path(spec.submodule_search_locations[0], FILE), delimiter=","))
+        raise files.DataError(
+            "the data set digits comes with scikit-learn, which is missing; "
+            "pip install scikit-learn"
+        )
+    table = torch.from_numpy(
+        np.loadtxt(Path(spec.submodule_search_locations[0], FILE), delimiter=",")
+    )
     return table[:, :-1].float().reshape(-1, 8, 8), table[:, -1].long()
 
 
 def split(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices of the training and of the test pictures, int64: a fifth of each class is for the test."""
+    """Return the indices of the training and of the test pictures, int64: a fifth of each class is
+    for the test."""
     random = np.random.default_rng(SEED)
     shuffled = random.permutation(len(labels))
     by_class = shuffled[np.argsort(labels.numpy()[shuffled], kind="stable")]
     is_test = np.arange(len(labels)) % PICTURES_PER_TEST_PICTURE == 0
-    train, test = (torch.from_numpy(random.permutation(by_class[chosen])) for chosen in (~is_test, is_test))
+    train, test = (
+        torch.from_numpy(random.permutation(by_class[chosen])) for chosen in (~is_test, is_test)
+    )
     return train, test
 
 
 def _enlarge(pictures: Tensor) -> Tensor:
-    """Turn pictures [N, 8, 8] with values 0..16 into [N, 28, 28] with values 0..1 and an empty margin."""
+    """Turn pictures [N, 8, 8] with values 0..16 into [N, 28, 28] with values 0..1 and an empty
+    margin."""
     margin = (IMAGE_SIZE - SIZE) // 2
     large = functional.interpolate((pictures / MAX_VALUE).unsqueeze(1), size=SIZE, mode="bilinear")
     return functional.pad(large, (margin,) * 4).squeeze(1)
@@ -73,15 +88,24 @@ def _move(images: Tensor) -> Tensor:
     angle, scale, x, y = torch.from_numpy(random.uniform(-1, 1, (4, len(images)))).float()
     angle = angle * np.deg2rad(MAX_ROTATION_DEGREES)
     scale = 1 + scale * MAX_SCALE_CHANGE
-    shift = torch.stack([x, y], 1) * MAX_SHIFT_PIXELS * 2 / IMAGE_SIZE  # the sampling grid spans -1..1
+    shift = (
+        torch.stack([x, y], 1) * MAX_SHIFT_PIXELS * 2 / IMAGE_SIZE
+    )  # the sampling grid spans -1..1
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
-    matrices = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
-    return torch.cat([_sample(*chunk) for chunk in zip(images.split(1024), matrices.split(1024), strict=True)])
+    matrices = torch.stack(
+        [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
+    )
+    return torch.cat(
+        [_sample(*chunk) for chunk in zip(images.split(1024), matrices.split(1024), strict=True)]
+    )
 
 
 def _sample(images: Tensor, matrices: Tensor) -> Tensor:
-    """Move each image [n, 28, 28] as its matrix [n, 2, 3] says; a chunk of them at a time stays in the cache."""
-    grid = functional.affine_grid(matrices, [len(images), 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
+    """Move each image [n, 28, 28] as its matrix [n, 2, 3] says; a chunk of them at a time stays in
+    the cache."""
+    grid = functional.affine_grid(
+        matrices, [len(images), 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False
+    )
     return functional.grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
 
 

@@ -1,9 +1,11 @@
-"""Checkpoints of a run: what all ranks hold, in one form that any other strategy and number of ranks can read.
+"""Checkpoints of a run: what all ranks hold, in one form that any other strategy and number of
+ranks can read.
 
-Every parameter is written whole, and the optimizer's tensors with it, whoever holds which part. What is alike to the
-last bit on all ranks is written once; where copies differ (between two averages of weights, say) each rank's is
-written. As many ranks of the same strategy go on with their own copies, bit by bit; others go on with the mean of all.
-Nothing random is left to keep: the order of the examples is a function of the seed and the step.
+Every parameter is written whole, and the optimizer's tensors with it, whoever holds which part.
+What is alike to the last bit on all ranks is written once; where copies differ (between two
+averages of weights, say) each rank's is written. As many ranks of the same strategy go on with
+their own copies, bit by bit; others go on with the mean of all. Nothing random is left to keep: the
+order of the examples is a function of the seed and the step.
 """
 
 from __future__ import annotations
@@ -27,9 +29,15 @@ from nnpar_lib.trainers.strategies.base import Strategy
 PARAMETER, RUNNING = "parameter", "running"
 
 
-def save(path: Path, config: RunConfig, strategy: Strategy, communicator: Communicator, progress: dict[str, Any]
-         ) -> None:
-    """Write a checkpoint (collective). Where there is no room, say so and let the run go on; the earlier one stays."""
+def save(
+    path: Path,
+    config: RunConfig,
+    strategy: Strategy,
+    communicator: Communicator,
+    progress: dict[str, Any],
+) -> None:
+    """Write a checkpoint (collective). Where there is no room, say so and let the run go on; the
+    earlier one stays."""
     state = strategy.state()
     tensors = {}
     for name, value in _whole_tensors(state, strategy, communicator):
@@ -38,25 +46,38 @@ def save(path: Path, config: RunConfig, strategy: Strategy, communicator: Commun
     numbers = communicator.gather_objects((state.numbers, state.counters))
     if numbers is None:
         return
-    header = Header(config=config.to_dict(), progress=progress, numbers=[one for one, _ in numbers],
-                    counters=[counters for _, counters in numbers])
+    header = Header(
+        config=config.to_dict(),
+        progress=progress,
+        numbers=[one for one, _ in numbers],
+        counters=[counters for _, counters in numbers],
+    )
     try:
         checkpoint_file.write(path, tensors, header)
     except OSError as error:
-        print(f"nnpar: the checkpoint of step {progress['num_steps']} could not be written to {path} "
-              f"({error.strerror}); the run goes on, and an earlier checkpoint stays as it is", file=sys.stderr,
-              flush=True)
+        print(
+            f"nnpar: the checkpoint of step {progress['num_steps']} could not be written to {path} "
+            f"({error.strerror}); the run goes on, and an earlier checkpoint stays as it is",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
-def restore(path: Path, config: RunConfig, strategy: Strategy, communicator: Communicator) -> dict[str, Any] | None:
-    """Bring the last checkpoint's state back and return its progress, None where there is no file (collective).
+def restore(
+    path: Path, config: RunConfig, strategy: Strategy, communicator: Communicator
+) -> dict[str, Any] | None:
+    """Bring the last checkpoint's state back and return its progress, None where there is no file
+    (collective).
 
     Raises a ValueError, on all ranks, where the checkpoint is damaged or belongs to another run.
     """
     header = checkpoint_file.check(path, config)
     if header is None:
         return None
-    is_same = header.config["strategy"] == config.strategy and header.config["num_ranks"] == communicator.size
+    is_same = (
+        header.config["strategy"] == config.strategy
+        and header.config["num_ranks"] == communicator.size
+    )
     tensors = _choose(checkpoint_file.read_tensors(path), communicator.rank if is_same else None)
     values = {kind: strategy.own_values(whole) for kind, whole in tensors.items()}
     numbers = header.numbers[communicator.rank] if is_same else _mean(header.numbers)
@@ -66,11 +87,21 @@ def restore(path: Path, config: RunConfig, strategy: Strategy, communicator: Com
     return header.progress
 
 
-def _whole_tensors(state: State, strategy: Strategy, communicator: Communicator) -> Iterator[tuple[str, Tensor]]:
+def _whole_tensors(
+    state: State, strategy: Strategy, communicator: Communicator
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the names and values of all tensors (collective)."""
-    kinds = {PARAMETER: state.parameters, **state.optimizer, **({RUNNING: state.running} if state.running else {})}
-    names = dict.fromkeys(name for found in communicator.allgather_objects(list(kinds)) for name in found)
-    nothing_yet = [torch.zeros_like(parameter) for parameter in state.parameters]  # of a rank that has had no example
+    kinds = {
+        PARAMETER: state.parameters,
+        **state.optimizer,
+        **({RUNNING: state.running} if state.running else {}),
+    }
+    names = dict.fromkeys(
+        name for found in communicator.allgather_objects(list(kinds)) for name in found
+    )
+    nothing_yet = [
+        torch.zeros_like(parameter) for parameter in state.parameters
+    ]  # of a rank that has had no example
     for kind in names:
         for index, value in enumerate(strategy.whole_values(kinds.get(kind, nothing_yet))):
             yield from _copies(f"{kind}.{index}", value, communicator)
@@ -88,12 +119,18 @@ def _copies(name: str, value: Tensor, communicator: Communicator) -> Iterator[tu
 
 
 def _choose(tensors: dict[str, Tensor], rank: int | None) -> dict[str, list[Tensor]]:
-    """Return the values for the whole model by kind: of each that has copies a rank's own, or their mean."""
+    """Return the values for the whole model by kind: of each that has copies a rank's own, or their
+    mean."""
     copies: dict[str, dict[int, list[Tensor]]] = {}
-    for name in sorted(tensors, key=lambda name: int((name + "@0").split("@")[1])):  # copies in the order of ranks
+    for name in sorted(
+        tensors, key=lambda name: int((name + "@0").split("@")[1])
+    ):  # copies in the order of ranks
         kind, index = name.split("@")[0].rsplit(".", 1)
         copies.setdefault(kind, {}).setdefault(int(index), []).append(tensors[name])
-    return {kind: [_one_of(found[index], rank) for index in sorted(found)] for kind, found in copies.items()}
+    return {
+        kind: [_one_of(found[index], rank) for index in sorted(found)]
+        for kind, found in copies.items()
+    }
 
 
 def _one_of(copies: list[Tensor], rank: int | None) -> Tensor:
@@ -104,4 +141,7 @@ def _one_of(copies: list[Tensor], rank: int | None) -> Tensor:
 
 def _mean(numbers: list[dict[str, float]]) -> dict[str, float]:
     found = [one for one in numbers if one]
-    return {name: sum(one.get(name, 0.0) for one in found) / len(found) for name in (found[0] if found else {})}
+    return {
+        name: sum(one.get(name, 0.0) for one in found) / len(found)
+        for name in (found[0] if found else {})
+    }

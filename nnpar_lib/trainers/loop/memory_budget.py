@@ -16,8 +16,8 @@ MIB = 2**20
 def memory_budget(num_mib: int, device: str) -> Iterator[None]:
     """Let this process allocate only so many MiB more than it has now; 0 sets no limit.
 
-    On a CPU its address space is limited, on a GPU torch's share of the memory. Raises a MemoryError that says what to
-    do where an allocation fails meanwhile.
+    On a CPU its address space is limited, on a GPU torch's share of the memory. Raises a
+    MemoryError that says what to do where an allocation fails meanwhile.
     """
     if not num_mib:
         yield
@@ -50,5 +50,7 @@ def _set_limit(num_mib: int, device: str) -> None:
 
 
 def _too_small(num_mib: int) -> MemoryError:
-    return MemoryError(f"the memory budget of {num_mib} MiB a rank is too small for its part of the model; cut "
-                       "the model over more ranks with the strategy pipeline or tensor, or enlarge memory_budget_mib")
+    return MemoryError(
+        f"the memory budget of {num_mib} MiB a rank is too small for its part of the model; cut the"
+        " model over more ranks with the strategy pipeline or tensor, or enlarge memory_budget_mib"
+    )

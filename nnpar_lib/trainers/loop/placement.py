@@ -18,11 +18,12 @@ from nnpar_lib.trainers.communication.communicator import Communicator
 
 @dataclass(frozen=True)
 class Placement:
-    """What a rank was given: threads, whether it has cores of its own, and whether its node has too few of them.
+    """What a rank was given: threads, whether it has cores of its own, and whether its node has too
+    few of them.
 
-    `gpu` has the `name` of its GPU, how many the node's ranks have (`num_gpus`), how many of them share one at most
-    (`ranks_per_gpu`), and whether MPI takes tensors from it (`cuda_aware_mpi`) or by way of pinned memory of the host;
-    nothing on a CPU.
+    `gpu` has the `name` of its GPU, how many the node's ranks have (`num_gpus`), how many of them
+    share one at most (`ranks_per_gpu`), and whether MPI takes tensors from it (`cuda_aware_mpi`) or
+    by way of pinned memory of the host; nothing on a CPU.
     """
 
     num_threads: int
@@ -32,11 +33,12 @@ class Placement:
 
 
 def place(config: RunConfig, communicator: Communicator) -> Placement:
-    """Set this process's threads, cores and GPU for a run (collective); return what all ranks of a node are told.
+    """Set this process's threads, cores and GPU for a run (collective); return what all ranks of a
+    node are told.
 
-    A rank that is bound cannot be moved onto another's core by the operating system, which a launcher that binds
-    nothing allows. Ranks take the GPUs of their node in turn. Raises a ValueError, on all ranks of a node, where they
-    would share GPUs and must not.
+    A rank that is bound cannot be moved onto another's core by the operating system, which a
+    launcher that binds nothing allows. Ranks take the GPUs of their node in turn. Raises a
+    ValueError, on all ranks of a node, where they would share GPUs and must not.
     """
     node = communicator.node
     cores = sorted(set().union(*node.allgather_objects(INITIAL_CORES)))
@@ -44,27 +46,36 @@ def place(config: RunConfig, communicator: Communicator) -> Placement:
     fits = num_threads * node.size <= len(cores)
     bound = config.binding == "core" and fits
     first = node.rank * num_threads
-    _bind(cores[first:first + num_threads] if bound else cores)
+    _bind(cores[first : first + num_threads] if bound else cores)
     torch.set_num_threads(num_threads)
     gpu = _take_gpu(config, node) if config.device == "cuda" else {}
     return Placement(num_threads=num_threads, bound=bound, oversubscribed=not fits, gpu=gpu)
 
 
 def _take_gpu(config: RunConfig, node: Communicator) -> dict[str, Any]:
-    """Take this rank's GPU (collective over the node). Its identity, not its number, says who else has it."""
+    """Take this rank's GPU (collective over the node). Its identity, not its number, says who else
+    has it."""
     torch.cuda.set_device(node.rank % torch.cuda.device_count())
-    torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions keeps 10 bits: float32 means float32
+    torch.backends.cudnn.allow_tf32 = (
+        False  # torch's default for convolutions keeps 10 bits: float32 means float32
+    )
     mine = torch.cuda.get_device_properties(torch.cuda.current_device())
     ranks_by_gpu = Counter(node.allgather_objects(str(mine.uuid)))
     problem = offers.shared_gpus(config, node.size, len(ranks_by_gpu))
     if problem:
         raise ValueError(problem)
-    return {"name": mine.name, "num_gpus": len(ranks_by_gpu), "ranks_per_gpu": max(ranks_by_gpu.values()),
-            "cuda_aware_mpi": node.takes_gpu_tensors}
+    return {
+        "name": mine.name,
+        "num_gpus": len(ranks_by_gpu),
+        "ranks_per_gpu": max(ranks_by_gpu.values()),
+        "cuda_aware_mpi": node.takes_gpu_tensors,
+    }
 
 
 def _bind(cores: list[int]) -> None:
     """Bind every thread of this process, for those of the thread pool outlive a run."""
     for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # a thread that has just ended, or a core that the launcher keeps from this rank
+        with suppress(
+            OSError
+        ):  # a thread that has just ended, or a core that the launcher keeps from this rank
             os.sched_setaffinity(int(task.name), cores)

@@ -40,18 +40,33 @@ EVALUATION_BATCH_SIZE = 500
 Report = Callable[[float, str], None]
 
 
-def train(config: RunConfig, communicator: Communicator, *, report: Report = lambda fraction, text: None,
-          experiment: str = "", label: str = "", repeat: int = 0) -> RunRecord:
-    """Run a config on all ranks of a communicator of its size (collective); return the record, the same on all ranks.
+def train(
+    config: RunConfig,
+    communicator: Communicator,
+    *,
+    report: Report = lambda fraction, text: None,
+    experiment: str = "",
+    label: str = "",
+    repeat: int = 0,
+) -> RunRecord:
+    """Run a config on all ranks of a communicator of its size (collective); return the record, the
+    same on all ranks.
 
     `report` is told now and then which fraction of the steps is done, with a line of text.
     """
     if communicator.size != config.num_ranks:
-        raise ValueError(f"num_ranks={config.num_ranks} but the communicator has {communicator.size} ranks")
+        raise ValueError(
+            f"num_ranks={config.num_ranks} but the communicator has {communicator.size} ranks"
+        )
     load(config.dataset)  # is no part of what a memory budget is for
-    with communicator.stall_watch(config.stall_seconds), memory_budget(config.memory_budget_mib, config.device):
+    with (
+        communicator.stall_watch(config.stall_seconds),
+        memory_budget(config.memory_budget_mib, config.device),
+    ):
         record = _train(config, communicator, report)
-    return dataclasses.replace(record, config=config.to_dict(), experiment=experiment, label=label, repeat=repeat)
+    return dataclasses.replace(
+        record, config=config.to_dict(), experiment=experiment, label=label, repeat=repeat
+    )
 
 
 def _train(config: RunConfig, communicator: Communicator, report: Report) -> RunRecord:
@@ -72,8 +87,14 @@ def _train(config: RunConfig, communicator: Communicator, report: Report) -> Run
 class _Run:
     """The state of a run that its evaluations read: losses, examples and history so far."""
 
-    def __init__(self, config: RunConfig, communicator: Communicator, strategy: Strategy, timeline: Timeline,
-                 report: Report) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        communicator: Communicator,
+        strategy: Strategy,
+        timeline: Timeline,
+        report: Report,
+    ) -> None:
         self.config = config
         self.communicator = communicator
         self.strategy = strategy
@@ -89,7 +110,8 @@ class _Run:
         self._loss_sum = self._no_loss()
 
     def train(self) -> None:
-        """Take all steps; evaluate at the ends of epochs, at the end, and not at all if the config says so."""
+        """Take all steps; evaluate at the ends of epochs, at the end, and not at all if the config
+        says so."""
         self.timeline.reset()
         self._resume()
         pulse = Pulse(self.communicator, self.config.checkpoint_every if self._path else None)
@@ -114,7 +136,10 @@ class _Run:
 
     @property
     def _is_at_end_of_epoch(self) -> bool:
-        return self.num_steps % self.config.num_steps_per_epoch == 0 or self.num_steps == self.config.total_steps
+        return (
+            self.num_steps % self.config.num_steps_per_epoch == 0
+            or self.num_steps == self.config.total_steps
+        )
 
     def _step(self, step: int) -> Tensor:
         """Take a step and return the sum of this rank's losses."""
@@ -130,14 +155,25 @@ class _Run:
 
     def _resume(self) -> None:
         """Go on from the checkpoint, where there is one (collective)."""
-        found = checkpoint.restore(self._path, self.config, self.strategy, self.communicator) if self._path else None
+        found = (
+            checkpoint.restore(self._path, self.config, self.strategy, self.communicator)
+            if self._path
+            else None
+        )
         if found is None:
             return
-        self.num_steps, self.num_examples, self.history = found["num_steps"], found["num_examples"], found["history"]
+        self.num_steps, self.num_examples, self.history = (
+            found["num_steps"],
+            found["num_examples"],
+            found["history"],
+        )
         self.resumed_at = [*found["resumed_at"], self.num_steps]
         self.timeline.seconds.update(found["seconds"])
         if self.communicator.rank == 0:  # sums over ranks: one has all of it
-            self._loss_sum, self._num_examples = self._loss_sum + found["loss_sum"], found["num_examples_of_epoch"]
+            self._loss_sum, self._num_examples = (
+                self._loss_sum + found["loss_sum"],
+                found["num_examples_of_epoch"],
+            )
 
     def _save(self) -> None:
         """Write a checkpoint, which counts as no time of training (collective)."""
@@ -145,10 +181,14 @@ class _Run:
             return
         communicator, seconds = self.communicator, self.timeline.seconds
         progress = {
-            "num_steps": self.num_steps, "num_examples": self.num_examples, "history": self.history,
+            "num_steps": self.num_steps,
+            "num_examples": self.num_examples,
+            "history": self.history,
             "loss_sum": communicator.sum(float(self._loss_sum)),
             "num_examples_of_epoch": int(communicator.sum(self._num_examples)),
-            "seconds": {name: communicator.sum(seconds[name]) / communicator.size for name in ACTIVITIES},
+            "seconds": {
+                name: communicator.sum(seconds[name]) / communicator.size for name in ACTIVITIES
+            },
             "resumed_at": self.resumed_at,
         }
         checkpoint.save(self._path, self.config, self.strategy, communicator, progress)
@@ -166,22 +206,30 @@ class _Run:
         num_examples = int(self.communicator.sum(self._num_examples))
         self.num_examples += num_examples
         epoch = math.ceil(self.num_steps / self.config.num_steps_per_epoch)
-        self.history.append({
-            "epoch": epoch,
-            "step": self.num_steps,
-            "train_seconds": self.communicator.max(self.timeline.total_seconds),
-            "train_loss": self.communicator.sum(loss_sum) / num_examples,
-            "test_accuracy": self._evaluate() if self._is_evaluation_due(epoch) else None,
-        })
+        self.history.append(
+            {
+                "epoch": epoch,
+                "step": self.num_steps,
+                "train_seconds": self.communicator.max(self.timeline.total_seconds),
+                "train_loss": self.communicator.sum(loss_sum) / num_examples,
+                "test_accuracy": self._evaluate() if self._is_evaluation_due(epoch) else None,
+            }
+        )
         self._loss_sum, self._num_examples = self._no_loss(), 0
-        self._report(self.num_steps / self.config.total_steps, _describe(self.config, self.num_steps, self.history))
+        self._report(
+            self.num_steps / self.config.total_steps,
+            _describe(self.config, self.num_steps, self.history),
+        )
         self.communicator.barrier()
         self.timeline.start()
 
     def _is_evaluation_due(self, epoch: int) -> bool:
         interval = self.config.evaluate_every
-        return interval > 0 and not self.diverged and (epoch % interval == 0
-                                                       or self.num_steps == self.config.total_steps)
+        return (
+            interval > 0
+            and not self.diverged
+            and (epoch % interval == 0 or self.num_steps == self.config.total_steps)
+        )
 
     def _evaluate(self) -> float:
         return evaluate(self.strategy, self.config, self.communicator)
@@ -201,12 +249,13 @@ def evaluate(strategy: Strategy, config: RunConfig, communicator: Communicator) 
     for some_images, some_labels in zip(images, labels, strict=True):
         inputs = normalise(some_images.to(config.device), data, getattr(torch, config.dtype))
         found = strategy.predict(inputs).argmax(dim=1).cpu()
-        num_correct += int((found == some_labels[:len(found)]).sum())
+        num_correct += int((found == some_labels[: len(found)]).sum())
     return communicator.sum(num_correct) / len(data.test_labels)
 
 
 def _warm_up(strategy: Strategy, num_steps: int) -> dict[str, int]:
-    """Take a few steps and undo them: caches fill, buffers and threads appear, optimizers allocate their state.
+    """Take a few steps and undo them: caches fill, buffers and threads appear, optimizers allocate
+    their state.
 
     Return what the strategy then holds in memory; nothing without any steps.
     """
@@ -218,8 +267,10 @@ def _warm_up(strategy: Strategy, num_steps: int) -> dict[str, int]:
 
 
 def _describe(config: RunConfig, step: int, history: list[dict[str, Any]]) -> str:
-    text = (f"{config.model} {config.strategy} on {config.num_ranks} rank{'s' * (config.num_ranks > 1)}: "
-            f"step {step}/{config.total_steps}")
+    text = (
+        f"{config.model} {config.strategy} on {config.num_ranks}"
+        f" rank{'s' * (config.num_ranks > 1)}: step {step}/{config.total_steps}"
+    )
     if history:
         text += f", loss {history[-1]['train_loss']:.4f}"
         if history[-1]["test_accuracy"] is not None:
@@ -236,33 +287,49 @@ def _record(run: _Run, placement: Placement, origin: dict[str, Any]) -> RunRecor
     digest, num_parameters = weights_sha256(run.strategy, communicator)
     last = run.history[-1]
     return RunRecord(
-        strategy=config.strategy, model=config.model, dataset=config.dataset, num_ranks=config.num_ranks,
-        threads_per_rank=placement.num_threads, global_batch_size=config.global_batch_size,
-        optimizer=config.optimizer, num_steps=run.num_steps, num_examples=run.num_examples,
-        train_seconds=train_seconds, samples_per_second=run.num_examples / train_seconds,
+        strategy=config.strategy,
+        model=config.model,
+        dataset=config.dataset,
+        num_ranks=config.num_ranks,
+        threads_per_rank=placement.num_threads,
+        global_batch_size=config.global_batch_size,
+        optimizer=config.optimizer,
+        num_steps=run.num_steps,
+        num_examples=run.num_examples,
+        train_seconds=train_seconds,
+        samples_per_second=run.num_examples / train_seconds,
         compute_seconds=sum(means.values()) - communicate - means[WAIT],
         communicate_seconds=communicate,
         wait_seconds=means[WAIT] if run.strategy.measures_wait else None,
         activity_seconds=means,
         final_train_loss=None if run.diverged else last["train_loss"],
-        final_test_accuracy=last["test_accuracy"], diverged=run.diverged, divergence=_divergence(run),
-        resumed_at=run.resumed_at, weights_sha256=digest, num_parameters=num_parameters,
-        oversubscribed=placement.oversubscribed, bound=placement.bound,
-        gpu=communicator.broadcast_object(placement.gpu), config=config.to_dict(),
+        final_test_accuracy=last["test_accuracy"],
+        diverged=run.diverged,
+        divergence=_divergence(run),
+        resumed_at=run.resumed_at,
+        weights_sha256=digest,
+        num_parameters=num_parameters,
+        oversubscribed=placement.oversubscribed,
+        bound=placement.bound,
+        gpu=communicator.broadcast_object(placement.gpu),
+        config=config.to_dict(),
         provenance=communicator.broadcast_object(origin),
-        history=[_finite(entry) for entry in run.history], events=communicator.allgather_objects(run.timeline.events),
+        history=[_finite(entry) for entry in run.history],
+        events=communicator.allgather_objects(run.timeline.events),
     )
 
 
 def _divergence(run: _Run) -> dict[str, float] | None:
-    """Return the step, counted from 1, whose loss was the first that is not finite, and its learning rate."""
+    """Return the step, counted from 1, whose loss was the first that is not finite, and its
+    learning rate."""
     if run.diverged_at is None:
         return None
     return {"step": run.diverged_at, "lr": learning_rate(run.config, run.diverged_at - 1)}
 
 
 def weights_sha256(strategy: Strategy, communicator: Communicator) -> tuple[str, int]:
-    """Return a digest of the weights and their number, a parameter at a time: no rank needs to hold them all.
+    """Return a digest of the weights and their number, a parameter at a time: no rank needs to hold
+    them all.
 
     Raises RuntimeError where the ranks do not hold the same bits (collective).
     """
@@ -272,11 +339,15 @@ def weights_sha256(strategy: Strategy, communicator: Communicator) -> tuple[str,
         num_parameters += parameter.numel()
     digests = communicator.allgather_objects(digest.hexdigest())
     if len(set(digests)) > 1:
-        raise RuntimeError(f"the ranks ended with different weights: {[digest[:8] for digest in digests]}")
+        raise RuntimeError(
+            f"the ranks ended with different weights: {[digest[:8] for digest in digests]}"
+        )
     return str(digests[0]), num_parameters
 
 
 def _finite(entry: dict[str, Any]) -> dict[str, Any]:
     """Replace a loss that is not a number by None, for JSON has no word for it."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in entry.items()}
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in entry.items()
+    }

@@ -1,8 +1,9 @@
-"""Convolutions as matrix products over copied windows (im2col), which suit small images with many channels.
+"""Convolutions as matrix products over copied windows (im2col), which suit small images with many
+channels.
 
-A row holds what one output sees, taps in order and the channels of a tap side by side, so a single product gives all
-outputs (Chellapilla et al. 2006). Taps that only ever meet the padding are left out: of 3 x 3 taps on a single pixel,
-eight.
+A row holds what one output sees, taps in order and the channels of a tap side by side, so a single
+product gives all outputs (Chellapilla et al. 2006). Taps that only ever meet the padding are left
+out: of 3 x 3 taps on a single pixel, eight.
 """
 
 from __future__ import annotations
@@ -15,14 +16,25 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-MOST_PIXELS = 64  # of an output that is computed so; the windows of a larger one would be too much to copy
+MOST_PIXELS = (
+    64  # of an output that is computed so; the windows of a larger one would be too much to copy
+)
 
 
 class Convolution(nn.Conv2d):
     """torch's layer with square kernels, computed in one of `config.CONVOLUTIONS`."""
 
-    def __init__(self, num_in: int, num_out: int, size: int, *, way: str, stride: int = 1, padding: int = 0,
-                 bias: bool = True) -> None:
+    def __init__(
+        self,
+        num_in: int,
+        num_out: int,
+        size: int,
+        *,
+        way: str,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ) -> None:
         super().__init__(num_in, num_out, size, stride, padding, bias=bias, dtype=torch.float32)
         self.function = partial(convolve, stride=stride, padding=padding, way=way)
 
@@ -31,10 +43,17 @@ class Convolution(nn.Conv2d):
         return self.function(images, self.weight, self.bias)
 
 
-def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int, padding: int, way: str
-             ) -> Tensor:
+def convolve(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int,
+    padding: int,
+    way: str,
+) -> Tensor:
     """Return the convolution of square images with square kernels."""
-    num_pixels = _num_outputs(images.shape[2], weight.shape[2], stride, padding)**2
+    num_pixels = _num_outputs(images.shape[2], weight.shape[2], stride, padding) ** 2
     if way == "torch" or num_pixels > MOST_PIXELS:
         return functional.conv2d(images, weight, bias, stride, padding)
     output: Tensor = _Im2col.apply(images, weight, stride, padding)  # type: ignore[no-untyped-call]
@@ -42,7 +61,8 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None, *, stri
 
 
 class _Im2col(torch.autograd.Function):
-    """Both passes in the format [n, height, width, channels]; weights, cut and cast, are [out, taps, taps, in]."""
+    """Both passes in the format [n, height, width, channels]; weights, cut and cast, are [out,
+    taps, taps, in]."""
 
     @staticmethod
     def forward(context: Any, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -68,7 +88,9 @@ class _Im2col(torch.autograd.Function):
         if context.needs_input_grad[1]:
             columns = _columns(pixels, kernel.shape[1], context.stride, before, after)
             product = gradient.reshape(-1, len(kernel)).t() @ columns
-            for_weight = _uncut(product.view(kernel.shape).permute(0, 3, 1, 2), context.weight_like, context.used)
+            for_weight = _uncut(
+                product.view(kernel.shape).permute(0, 3, 1, 2), context.weight_like, context.used
+            )
         if context.needs_input_grad[0]:
             for_images = _for_pixels(gradient, kernel, context.stride, pixels.shape[1], before)
             for_images = for_images.permute(0, 3, 1, 2).to(context.images_dtype)
@@ -76,7 +98,8 @@ class _Im2col(torch.autograd.Function):
 
 
 def _for_pixels(gradient: Tensor, kernel: Tensor, stride: int, height: int, before: int) -> Tensor:
-    """Return the gradient for the pixels: that of the outputs, spread, convolved with the mirrored kernel.
+    """Return the gradient for the pixels: that of the outputs, spread, convolved with the mirrored
+    kernel.
 
     See Dumoulin and Visin 2016 for the arithmetic of its margins.
     """
@@ -91,13 +114,16 @@ def _spread(outputs: Tensor, stride: int) -> Tensor:
     if stride == 1:
         return outputs
     num_images, height, width, num_channels = outputs.shape
-    spread = outputs.new_zeros(num_images, (height - 1) * stride + 1, (width - 1) * stride + 1, num_channels)
+    spread = outputs.new_zeros(
+        num_images, (height - 1) * stride + 1, (width - 1) * stride + 1, num_channels
+    )
     spread[:, ::stride, ::stride] = outputs
     return spread
 
 
 def _product(pixels: Tensor, kernel: Tensor, stride: int, before: int, after: int) -> Tensor:
-    """Return the convolution of pixels [n, h, w, in], with margins of zeros, and a kernel [out, taps, taps, in]."""
+    """Return the convolution of pixels [n, h, w, in], with margins of zeros, and a kernel [out,
+    taps, taps, in]."""
     num_outputs = _num_outputs(pixels.shape[1] + before + after, kernel.shape[1], stride, 0)
     columns = _columns(pixels, kernel.shape[1], stride, before, after)
     matrix = kernel.permute(1, 2, 3, 0).reshape(columns.shape[1], len(kernel))

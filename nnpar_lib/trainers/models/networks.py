@@ -1,4 +1,5 @@
-"""The networks, each as a Sequential of atomic blocks, so that any of them can be cut into stages."""
+"""The networks, each as a Sequential of atomic blocks, so that any of them can be cut into
+stages."""
 
 from __future__ import annotations
 
@@ -20,17 +21,19 @@ MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.
 
 
 def build(config: RunConfig) -> nn.Sequential:
-    """Return the network of a config: images [N, 1, 28, 28] in, logits [N, 10] out, on its device and in its dtype.
+    """Return the network of a config: images [N, 1, 28, 28] in, logits [N, 10] out, on its device
+    and in its dtype.
 
-    The weights are a function of `config.seed` and the architecture alone: they are drawn in float32 on the CPU and
-    then converted, so every rank, dtype and device starts from the same numbers. torch's global generators stay as
-    they were.
+    The weights are a function of `config.seed` and the architecture alone: they are drawn in
+    float32 on the CPU and then converted, so every rank, dtype and device starts from the same
+    numbers. torch's global generators stay as they were.
     """
     return network(config, *blocks(config))
 
 
 class Network(nn.Sequential):
-    """Blocks in a row that compute in the precision of their config; what comes out is in that of the weights."""
+    """Blocks in a row that compute in the precision of their config; what comes out is in that of
+    the weights."""
 
     precision = "float32"
 
@@ -43,13 +46,16 @@ class Network(nn.Sequential):
 
 
 class Flatten(nn.Flatten):
-    """torch's layer, whose gradient lies in memory as its input does: the pooling before it would copy it twice."""
+    """torch's layer, whose gradient lies in memory as its input does: the pooling before it would
+    copy it twice."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return [n, features]."""
         if inputs.requires_grad and _is_channels_last(inputs):
             inputs = inputs.view_as(inputs)
-            inputs.register_hook(partial(torch.Tensor.contiguous, memory_format=torch.channels_last))
+            inputs.register_hook(
+                partial(torch.Tensor.contiguous, memory_format=torch.channels_last)
+            )
         return super().forward(inputs)
 
 
@@ -65,7 +71,8 @@ def network(config: RunConfig, *some_blocks: nn.Module) -> Network:
 
 
 def blocks(config: RunConfig) -> Iterator[nn.Sequential]:
-    """Yield the blocks of the network one after the other, so that a rank can drop those that it does not hold."""
+    """Yield the blocks of the network one after the other, so that a rank can drop those that it
+    does not hold."""
     dtype = getattr(torch, config.dtype)
     generator = torch.Generator().manual_seed(config.seed).get_state()
     remaining = _draw_blocks(config)
@@ -81,7 +88,8 @@ def blocks(config: RunConfig) -> Iterator[nn.Sequential]:
 
 
 def boundary_shapes(config: RunConfig) -> list[tuple[int, ...]]:
-    """Return the shape of one example before each block and behind the last one; nothing is allocated."""
+    """Return the shape of one example before each block and behind the last one; nothing is
+    allocated."""
     with torch.device("meta"):
         example, shapes = torch.empty(1, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.float32), []
         for block in _draw_blocks(config):
@@ -92,7 +100,8 @@ def boundary_shapes(config: RunConfig) -> list[tuple[int, ...]]:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Use what was learnt: normalise with running statistics instead of a batch's own, and do not change them."""
+    """Use what was learnt: normalise with running statistics instead of a batch's own, and do not
+    change them."""
     for model in models:
         model.eval()
     yield
@@ -119,13 +128,17 @@ def _mlp_blocks(config: RunConfig) -> Iterator[nn.Sequential]:
 
 
 def _cnn_blocks(config: RunConfig) -> Iterator[nn.Sequential]:
-    """Convolutions without padding, one pooling after the last of them, then fully connected layers.
+    """Convolutions without padding, one pooling after the last of them, then fully connected
+    layers.
 
-    The pooling comes before the ReLU: the largest of some numbers is the same one, and fewer are left.
+    The pooling comes before the ReLU: the largest of some numbers is the same one, and fewer are
+    left.
     """
     size, num_out = IMAGE_SIZE, 1
     for index, (num_in, num_out) in enumerate(itertools.pairwise((1, *config.channels)), start=1):
-        block = nn.Sequential(Convolution(num_in, num_out, config.kernel_size, way=config.convolution))
+        block = nn.Sequential(
+            Convolution(num_in, num_out, config.kernel_size, way=config.convolution)
+        )
         size -= config.kernel_size - 1
         if index == len(config.channels):
             block.append(nn.MaxPool2d(2))
@@ -135,7 +148,8 @@ def _cnn_blocks(config: RunConfig) -> Iterator[nn.Sequential]:
 
 
 def _linear_blocks(num_features: int, hidden_widths: tuple[int, ...]) -> Iterator[nn.Sequential]:
-    """Flatten, then fully connected layers: a ReLU after each but the last, which gives the logits."""
+    """Flatten, then fully connected layers: a ReLU after each but the last, which gives the
+    logits."""
     widths = (num_features, *hidden_widths, NUM_CLASSES)
     for index, (num_in, num_out) in enumerate(itertools.pairwise(widths), start=1):
         layers: list[nn.Module] = [nn.Linear(num_in, num_out, dtype=torch.float32)]

@@ -1,4 +1,5 @@
-"""ResNet-18 as a Sequential of atomic blocks: torchvision's network, with one channel of input and 10 classes."""
+"""ResNet-18 as a Sequential of atomic blocks: torchvision's network, with one channel of input and
+10 classes."""
 
 from __future__ import annotations
 
@@ -13,7 +14,16 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.models.batch_norm import BatchNorm
 from nnpar_lib.trainers.models.im2col import Convolution
 
-STRIDES = (1, 1, 2, 1, 2, 1, 2, 1)  # of the residual blocks; where it is 2, the number of channels doubles
+STRIDES = (
+    1,
+    1,
+    2,
+    1,
+    2,
+    1,
+    2,
+    1,
+)  # of the residual blocks; where it is 2, the number of channels doubles
 
 
 class ResidualBlock(nn.Module):
@@ -25,7 +35,9 @@ class ResidualBlock(nn.Module):
         self.conv2, self.norm2 = _convolution(num_out, num_out, 3, 1, way), BatchNorm(num_out)
         self.shortcut = nn.Sequential()
         if stride > 1:
-            self.shortcut.extend([_convolution(num_in, num_out, 1, stride, way), BatchNorm(num_out)])
+            self.shortcut.extend(
+                [_convolution(num_in, num_out, 1, stride, way), BatchNorm(num_out)]
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return [n, num_out, height / stride, width / stride]."""
@@ -36,16 +48,22 @@ class ResidualBlock(nn.Module):
 
 
 def blocks(config: RunConfig, num_classes: int) -> Iterator[nn.Sequential]:
-    """Yield the stem, eight residual blocks and the classifier; weights as torchvision draws them."""
+    """Yield the stem, eight residual blocks and the classifier; weights as torchvision draws
+    them."""
     yield _stem(config)
-    num_channels = itertools.accumulate(STRIDES, lambda width, stride: width * stride, initial=config.width)
+    num_channels = itertools.accumulate(
+        STRIDES, lambda width, stride: width * stride, initial=config.width
+    )
     for (num_in, num_out), stride in zip(itertools.pairwise(num_channels), STRIDES, strict=True):
         yield nn.Sequential(ResidualBlock(num_in, num_out, stride, config.convolution))
-    yield nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(num_out, num_classes, dtype=torch.float32))
+    yield nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(num_out, num_classes, dtype=torch.float32)
+    )
 
 
 def _stem(config: RunConfig) -> nn.Sequential:
-    """Return the first block: for 224x224 pixels as published, or one that leaves 28x28 pixels as they are."""
+    """Return the first block: for 224x224 pixels as published, or one that leaves 28x28 pixels as
+    they are."""
     size, stride = (7, 2) if config.stem == "imagenet" else (3, 1)
     convolution = _convolution(1, config.width, size, stride, config.convolution)
     stem = nn.Sequential(convolution, BatchNorm(config.width), nn.ReLU(inplace=True))
@@ -55,6 +73,8 @@ def _stem(config: RunConfig) -> nn.Sequential:
 
 
 def _convolution(num_in: int, num_out: int, size: int, stride: int, way: str) -> Convolution:
-    layer = Convolution(num_in, num_out, size, way=way, stride=stride, padding=size // 2, bias=False)
+    layer = Convolution(
+        num_in, num_out, size, way=way, stride=stride, padding=size // 2, bias=False
+    )
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer

@@ -16,7 +16,8 @@ from nnpar_lib.trainers.models import networks
 
 @dataclass(frozen=True)
 class BlockProfile:
-    """Median seconds of a block's passes over one micro-batch, and its sizes: numbers, not bytes."""
+    """Median seconds of a block's passes over one micro-batch, and its sizes: numbers, not
+    bytes."""
 
     forward_seconds: float
     backward_seconds: float
@@ -29,20 +30,37 @@ class BlockProfile:
         return self.forward_seconds + self.backward_seconds
 
 
-def profile(config: RunConfig, microbatch_size: int | None = None, num_repeats: int = 7) -> list[BlockProfile]:
-    """Return the profile of each block, measured here and now, on random input; one block exists at a time."""
-    size = microbatch_size or max(1, config.global_batch_size // (config.num_ranks // config.num_stage_ranks)
-                                  // config.pipeline.num_microbatches)
+def profile(
+    config: RunConfig, microbatch_size: int | None = None, num_repeats: int = 7
+) -> list[BlockProfile]:
+    """Return the profile of each block, measured here and now, on random input; one block exists at
+    a time."""
+    size = microbatch_size or max(
+        1,
+        config.global_batch_size
+        // (config.num_ranks // config.num_stage_ranks)
+        // config.pipeline.num_microbatches,
+    )
     shapes, found = networks.boundary_shapes(config), []
     for index, block in enumerate(map(partial(networks.network, config), networks.blocks(config))):
-        example = torch.ones(size, *shapes[index], dtype=getattr(torch, config.dtype), device=config.device,
-                             requires_grad=index > 0)
+        example = torch.ones(
+            size,
+            *shapes[index],
+            dtype=getattr(torch, config.dtype),
+            device=config.device,
+            requires_grad=index > 0,
+        )
         wanted = [*block.parameters(), *([example] if index else [])]
-        times = [_time_passes(block, example, wanted)
-                 for _ in range(num_repeats + 2)][2:]
+        times = [_time_passes(block, example, wanted) for _ in range(num_repeats + 2)][2:]
         forward, backward = (statistics.median(column) for column in zip(*times, strict=True))
-        found.append(BlockProfile(forward, backward, networks.num_parameters(block),
-                                  size * int(torch.Size(shapes[index + 1]).numel())))
+        found.append(
+            BlockProfile(
+                forward,
+                backward,
+                networks.num_parameters(block),
+                size * int(torch.Size(shapes[index + 1]).numel()),
+            )
+        )
     return found
 
 

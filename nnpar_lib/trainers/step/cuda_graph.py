@@ -1,7 +1,7 @@
 """Steps that a GPU records once and replays, on tensors that keep their place in memory.
 
-A step falls into parts: a batch is loaded, its gradient computed, the weights updated. Each is recorded by itself, so
-that ranks may exchange gradients between the last two.
+A step falls into parts: a batch is loaded, its gradient computed, the weights updated. Each is
+recorded by itself, so that ranks may exchange gradients between the last two.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class Recorder(Protocol):
 class CudaRecorder:
     """Records work as a CUDA graph, whose replay is one launch instead of one a kernel.
 
-    Rehearsals run in the stream of the record, where libraries set themselves up for it (PyTorch's notes on CUDA
-    graphs). Work must not wait for the GPU, and leaves its results in tensors that were there before.
+    Rehearsals run in the stream of the record, where libraries set themselves up for it (PyTorch's
+    notes on CUDA graphs). Work must not wait for the GPU, and leaves its results in tensors that
+    were there before.
     """
 
     def __init__(self) -> None:
@@ -76,11 +77,13 @@ class PlainRecorder:
 class Recorded:
     """Work that is done as it is a few times, then recorded, and replayed from then on.
 
-    A record reads and writes fixed addresses. Where one of the tensors that `tensors` names has moved, as a restored
-    optimizer's do, the work is rehearsed and recorded anew.
+    A record reads and writes fixed addresses. Where one of the tensors that `tensors` names has
+    moved, as a restored optimizer's do, the work is rehearsed and recorded anew.
     """
 
-    def __init__(self, recorder: Recorder, work: Work, tensors: Callable[[], Iterable[Tensor]]) -> None:
+    def __init__(
+        self, recorder: Recorder, work: Work, tensors: Callable[[], Iterable[Tensor]]
+    ) -> None:
         self._recorder, self._work, self._tensors = recorder, work, tensors
         self._addresses: list[int] = []
         self._num_rehearsals = 0
@@ -106,18 +109,23 @@ class StaticBatch(Batch):
 
 
 class RecordedBatches:
-    """Batches in tensors that keep their place; a short one, at the end of an epoch, has tensors of its own."""
+    """Batches in tensors that keep their place; a short one, at the end of an epoch, has tensors of
+    its own."""
 
     def __init__(self, config: RunConfig, size: int, rank: int) -> None:
         self._source = BatchSource(load(config.dataset), config, size, rank)
         self._own, dataset = part(config.global_batch_size, size, rank), self._source.dataset
         self._indices = torch.arange(self._own.start, self._own.stop, device=config.device)
-        self._batch = StaticBatch(self._images(), dataset.train_labels.index_select(0, self._indices),
-                                  config.global_batch_size)
+        self._batch = StaticBatch(
+            self._images(),
+            dataset.train_labels.index_select(0, self._indices),
+            config.global_batch_size,
+        )
         self._fill = Recorded(recorder(config), self._load, lambda: ())
 
     def batch(self, step: int) -> Batch:
-        """Return this rank's part of the global batch of a step; it stays as it is until the next one is asked for."""
+        """Return this rank's part of the global batch of a step; it stays as it is until the next
+        one is asked for."""
         indices = self._source.order.indices(step)
         if len(indices) < self._batch.num_global_examples:
             return self._source.batch(step)
@@ -127,29 +135,36 @@ class RecordedBatches:
 
     def _load(self) -> None:
         self._batch.images.copy_(self._images())
-        torch.index_select(self._source.dataset.train_labels, 0, self._indices, out=self._batch.labels)
+        torch.index_select(
+            self._source.dataset.train_labels, 0, self._indices, out=self._batch.labels
+        )
 
     def _images(self) -> Tensor:
         dataset = self._source.dataset
-        return normalise(dataset.train_images.index_select(0, self._indices), dataset, self._source.dtype)
+        return normalise(
+            dataset.train_images.index_select(0, self._indices), dataset, self._source.dtype
+        )
 
 
 class RecordedReplica(Replica):
     """A replica whose gradient of a static batch, and whose update, are recorded.
 
-    Inside a record forward and backward pass cannot be told apart: both are booked as backward. A learning rate that
-    changes lies on the device in float32, where the record reads it.
+    Inside a record forward and backward pass cannot be told apart: both are booked as backward. A
+    learning rate that changes lies on the device in float32, where the record reads it.
     """
 
     def __init__(self, config: RunConfig, timeline: Timeline) -> None:
         super().__init__(config, timeline)
         self._batch: Batch | None = None
         self._loss_sum = torch.zeros((), dtype=self.weights.dtype, device=self.weights.device)
-        self._differentiate_static = Recorded(recorder(config), self._compute_static, self._tensors_of_gradient)
+        self._differentiate_static = Recorded(
+            recorder(config), self._compute_static, self._tensors_of_gradient
+        )
         self._take_step = Recorded(recorder(config), self._step_optimizer, self._tensors_of_update)
 
     def compute_gradient(self, batch: Batch) -> Tensor:
-        """Write this rank's addend of the mean gradient to the flat buffer; return the sum of its losses."""
+        """Write this rank's addend of the mean gradient to the flat buffer; return the sum of its
+        losses."""
         if not isinstance(batch, StaticBatch):
             return super().compute_gradient(batch)
         self._batch = batch
@@ -164,7 +179,8 @@ class RecordedReplica(Replica):
         self._timeline.lap(UPDATE)
 
     def renew_optimizer(self) -> None:
-        """Forget momenta and other optimizer state, in place: zeros are what a fresh optimizer starts from."""
+        """Forget momenta and other optimizer state, in place: zeros are what a fresh optimizer
+        starts from."""
         optimizer = getattr(self, "optimizer", None)
         if optimizer is None or optimizer.param_groups[0]["params"][0] is not self.weights:
             super().renew_optimizer()
@@ -181,12 +197,19 @@ class RecordedReplica(Replica):
 
     def _tensors_of_gradient(self) -> Iterable[Tensor]:
         assert self._batch is not None
-        yield from (self._batch.images, self._batch.labels, self.parameters[0], self.view_of_gradient(0))
+        yield from (
+            self._batch.images,
+            self._batch.labels,
+            self.parameters[0],
+            self.view_of_gradient(0),
+        )
 
     def _tensors_of_update(self) -> Iterable[Tensor]:
         assert self.weights.grad is not None
         yield from (self.weights, self.weights.grad, *_state_tensors(self.optimizer))
-        yield from (group["lr"] for group in self.optimizer.param_groups if isinstance(group["lr"], Tensor))
+        yield from (
+            group["lr"] for group in self.optimizer.param_groups if isinstance(group["lr"], Tensor)
+        )
 
 
 def recorder(config: RunConfig) -> Recorder:
@@ -207,4 +230,9 @@ def build_batches(config: RunConfig, size: int, rank: int) -> Batches:
 
 
 def _state_tensors(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
-    return (value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor))
+    return (
+        value
+        for values in optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, Tensor)
+    )

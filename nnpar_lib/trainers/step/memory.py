@@ -1,4 +1,5 @@
-"""What a rank keeps in memory: weights, gradients, the optimizer's state, and the activations of live micro-batches."""
+"""What a rank keeps in memory: weights, gradients, the optimizer's state, and the activations of
+live micro-batches."""
 
 from __future__ import annotations
 
@@ -12,23 +13,34 @@ from nnpar_lib.trainers.step.replica import Replica
 
 
 def measure(replica: Replica, compute_gradient: Callable[[], object]) -> dict[str, int]:
-    """Return the bytes of a rank's `parameters`, `gradients` and `optimizer`, and the peak of its `activations`.
+    """Return the bytes of a rank's `parameters`, `gradients` and `optimizer`, and the peak of its
+    `activations`.
 
-    Activations are what autograd keeps between forward and backward passes, each tensor once, weights left out; they
-    are followed through one computation of the gradient. Temporary buffers and messages are not among them.
+    Activations are what autograd keeps between forward and backward passes, each tensor once,
+    weights left out; they are followed through one computation of the gradient. Temporary buffers
+    and messages are not among them.
     """
     meter = ActivationMeter(replica.weights)
     with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda kept: kept.tensor):
         compute_gradient()
-    state = [value for values in replica.optimizer.state.values() for value in values.values()
-             if isinstance(value, Tensor)]
+    state = [
+        value
+        for values in replica.optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, Tensor)
+    ]
     gradient = replica.weights.grad
-    return {"parameters": replica.weights.nbytes, "gradients": 0 if gradient is None else gradient.nbytes,
-            "optimizer": sum(value.nbytes for value in state), "activations": meter.peak_bytes}
+    return {
+        "parameters": replica.weights.nbytes,
+        "gradients": 0 if gradient is None else gradient.nbytes,
+        "optimizer": sum(value.nbytes for value in state),
+        "activations": meter.peak_bytes,
+    }
 
 
 class ActivationMeter:
-    """Counts the bytes of what autograd keeps, and their peak; views of the same memory count once."""
+    """Counts the bytes of what autograd keeps, and their peak; views of the same memory count
+    once."""
 
     def __init__(self, weights: Tensor) -> None:
         self._weights = weights.untyped_storage().data_ptr()

@@ -25,17 +25,25 @@ from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 class Replica:
     """The model on one rank, or its part of the model, with its optimizer.
 
-    `weights` is a flat tensor of the parameters that this rank updates, which are all of them unless ranks share the
-    work. The model's parameters are views of one flat tensor, so that an exchange or an update is one operation
-    instead of one a parameter. The optimizer is torch's own, on that one flat parameter.
+    `weights` is a flat tensor of the parameters that this rank updates, which are all of them
+    unless ranks share the work. The model's parameters are views of one flat tensor, so that an
+    exchange or an update is one operation instead of one a parameter. The optimizer is torch's own,
+    on that one flat parameter.
     """
 
-    def __init__(self, config: RunConfig, timeline: Timeline, model: nn.Module | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, timeline: Timeline, model: nn.Module | None = None
+    ) -> None:
         self._config = config
         self._timeline = timeline
         self.model = networks.build(config) if model is None else model
         self.parameters = list(self.model.parameters())
-        flat = torch.cat([parameter.detach().as_strided((parameter.numel(),), (1,)) for parameter in self.parameters])
+        flat = torch.cat(
+            [
+                parameter.detach().as_strided((parameter.numel(),), (1,))
+                for parameter in self.parameters
+            ]
+        )
         self._initial = flat.clone()
         self._initial_buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.share_weights(flat, slice(None), gradient=torch.zeros_like(flat))
@@ -47,10 +55,11 @@ class Replica:
         self._gradient_views = _views(buffer, self.parameters)
 
     def share_weights(self, flat: Tensor, own: slice, *, gradient: Tensor) -> None:
-        """Let this flat buffer hold the weights of all ranks of a node, of which this one updates its own slice.
+        """Let this flat buffer hold the weights of all ranks of a node, of which this one updates
+        its own slice.
 
-        `gradient` is where the optimizer finds the gradient of that slice. The slice gets its initial weights at once;
-        the rest is there after a barrier.
+        `gradient` is where the optimizer finds the gradient of that slice. The slice gets its
+        initial weights at once; the rest is there after a barrier.
         """
         for parameter, view in zip(self.parameters, _views(flat, self.parameters), strict=True):
             parameter.data = view
@@ -82,15 +91,21 @@ class Replica:
     def state(self, join: Callable[[Tensor], Tensor] = lambda own: own) -> State:
         """Return the parameters and the optimizer's state for each of them.
 
-        `join` makes one flat tensor for all parameters out of the ranks' tensors for their own slices.
+        `join` makes one flat tensor for all parameters out of the ranks' tensors for their own
+        slices.
         """
         own = read_state([self.weights], self.optimizer)
         tensors = {name: self._split(join(value)) for name, (value,) in own.optimizer.items()}
-        return State([parameter.detach() for parameter in self.parameters], tensors, own.numbers,
-                     running=running_statistics(self.model))
+        return State(
+            [parameter.detach() for parameter in self.parameters],
+            tensors,
+            own.numbers,
+            running=running_statistics(self.model),
+        )
 
     def restore(self, state: State) -> None:
-        """Go on from a state; the slice of a node's weights that this rank updates is there at once."""
+        """Go on from a state; the slice of a node's weights that this rank updates is there at
+        once."""
         tensors = {name: [self._own_slice(values)] for name, values in state.optimizer.items()}
         own = State([self._own_slice(state.parameters)], tensors, state.numbers)
         write_state(own, [self.weights], self.optimizer)
@@ -107,8 +122,9 @@ class Replica:
     def compute_gradient(self, batch: Batch) -> Tensor:
         """Write this rank's addend of the global batch's mean gradient to the flat buffer.
 
-        The sum of the addends over ranks is the gradient of the mean loss over the global batch, however unevenly it
-        is split. Return the sum of the losses of this rank's examples, a scalar tensor.
+        The sum of the addends over ranks is the gradient of the mean loss over the global batch,
+        however unevenly it is split. Return the sum of the losses of this rank's examples, a scalar
+        tensor.
         """
         first, *others = self._microbatches(batch)
         total = self._differentiate(first, torch._foreach_copy_)
@@ -117,7 +133,8 @@ class Replica:
         return total
 
     def _differentiate(self, batch: Batch, put: Callable[..., None]) -> Tensor:
-        """Put the gradient of a micro-batch into the buffer, or add it to what is there; return its sum of losses."""
+        """Put the gradient of a micro-batch into the buffer, or add it to what is there; return its
+        sum of losses."""
         loss_sum = self.loss_sum(batch)
         scale = torch.full_like(loss_sum, 1 / batch.num_global_examples)
         put(self._gradient_views, torch.autograd.grad(loss_sum, self.parameters, scale))
@@ -125,17 +142,21 @@ class Replica:
         return loss_sum.detach()
 
     def _microbatches(self, batch: Batch) -> list[Batch]:
-        """Cut this rank's part of a batch as the config says: on all ranks into as many micro-batches."""
+        """Cut this rank's part of a batch as the config says: on all ranks into as many
+        micro-batches."""
         size = self._config.microbatch_size
         if not size:
             return [batch]
         most = max(len(batch.labels), -(-batch.num_global_examples // self._config.num_data_ranks))
         count = -(-most // size)
         slices = [part(len(batch.labels), count, index) for index in range(count)]
-        return [Batch(batch.images[one], batch.labels[one], batch.num_global_examples) for one in slices]
+        return [
+            Batch(batch.images[one], batch.labels[one], batch.num_global_examples) for one in slices
+        ]
 
     def loss_sum(self, batch: Batch) -> Tensor:
-        """Return the sum of the cross-entropy losses of this rank's examples, a scalar tensor to differentiate."""
+        """Return the sum of the cross-entropy losses of this rank's examples, a scalar tensor to
+        differentiate."""
         loss_sum = functional.cross_entropy(self.model(batch.images), batch.labels, reduction="sum")
         self._timeline.lap(FORWARD)
         return loss_sum
@@ -151,13 +172,14 @@ class Replica:
         return self._gradient_views[index]
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: RunConfig, *, fused: bool | None = True
-                    ) -> torch.optim.Optimizer:
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], config: RunConfig, *, fused: bool | None = True
+) -> torch.optim.Optimizer:
     """Return torch's optimizer for this config.
 
-    The fused form makes one pass over the buffer and is the fastest one for a flat parameter; None leaves the choice
-    to torch, as a user who says nothing would. A recorded step reads a learning rate that changes from the device, in
-    the type that the fused forms take.
+    The fused form makes one pass over the buffer and is the fastest one for a flat parameter; None
+    leaves the choice to torch, as a user who says nothing would. A recorded step reads a learning
+    rate that changes from the device, in the type that the fused forms take.
     """
     parameters = list(parameters)
     lr: float | Tensor = config.lr
@@ -166,14 +188,17 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: RunConfig, *, fu
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=lr, fused=fused, capturable=config.cuda_graph)
     if config.optimizer == "adagrad":
-        return torch.optim.Adagrad(parameters, lr=config.lr, fused=fused if config.device == "cpu" else None)
+        return torch.optim.Adagrad(
+            parameters, lr=config.lr, fused=fused if config.device == "cpu" else None
+        )
     momentum = 0.0 if config.optimizer == "sgd" else config.momentum
     nesterov = config.optimizer == "nesterov"
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
-    """Return the learning rate of a step, counted from 0: constant, or falling to zero linearly or by a cosine."""
+    """Return the learning rate of a step, counted from 0: constant, or falling to zero linearly or
+    by a cosine."""
     done = step / config.total_steps
     factor = {
         "constant": 1.0,
@@ -194,7 +219,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: RunConfig, step:
 
 
 def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
-    """Return the parts of a flat tensor in the shapes of the parameters, and in their order in memory."""
+    """Return the parts of a flat tensor in the shapes of the parameters, and in their order in
+    memory."""
     parts = flat.split([parameter.numel() for parameter in parameters])
-    return [part.as_strided(parameter.size(), parameter.stride(), part.storage_offset())
-            for part, parameter in zip(parts, parameters, strict=True)]
+    return [
+        part.as_strided(parameter.size(), parameter.stride(), part.storage_offset())
+        for part, parameter in zip(parts, parameters, strict=True)
+    ]

@@ -1,8 +1,10 @@
-"""Gradient averaging inside a node without messages: gradients and weights lie in memory that its ranks share.
+"""Gradient averaging inside a node without messages: gradients and weights lie in memory that its
+ranks share.
 
-Each rank sums its slice of all gradients, takes the optimizer's step on its slice of the weights, and all ranks
-read the same weights. No sum is written back, and the update and its state are divided among the ranks, as in stage 1
-of ZeRO (Rajbhandari et al. 2020). The numbers are those of an all-reduce and an update of everything everywhere.
+Each rank sums its slice of all gradients, takes the optimizer's step on its slice of the weights,
+and all ranks read the same weights. No sum is written back, and the update and its state are
+divided among the ranks, as in stage 1 of ZeRO (Rajbhandari et al. 2020). The numbers are those of
+an all-reduce and an update of everything everywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from nnpar_lib.trainers.timeline import COMMUNICATE, OTHER, WAIT, Timeline
 
 
 class SharedUpdate:
-    """The exchange and the update of a step, through the memory of a node, with MPI between the leaders of nodes."""
+    """The exchange and the update of a step, through the memory of a node, with MPI between the
+    leaders of nodes."""
 
     measures_wait = True
 
@@ -29,7 +32,9 @@ class SharedUpdate:
         self._replica, self._timeline = replica, timeline
         self._is_one_node, self._leaders = communicator.size == node.size, communicator.node_leaders
         self._gradients = node.allocate_shared(weights.numel(), weights.dtype)
-        self._weights = node.allocate_shared(weights.numel() if node.rank == 0 else 0, weights.dtype)
+        self._weights = node.allocate_shared(
+            weights.numel() if node.rank == 0 else 0, weights.dtype
+        )
         own = part(weights.numel(), node.size, node.rank)
         self._slices = [buffer[own] for buffer in self._gradients.buffers]
         replica.use_gradient(self._gradients.buffers[node.rank])
@@ -42,7 +47,9 @@ class SharedUpdate:
         self._gradients.barrier()
         self._timeline.lap(WAIT)
         total, *others = self._slices
-        for other in others:  # in the order of ranks, so that the result does not depend on who sums
+        for (
+            other
+        ) in others:  # in the order of ranks, so that the result does not depend on who sums
             total += other
         if not self._is_one_node:
             self._sum_nodes()
@@ -62,7 +69,8 @@ class SharedUpdate:
         self._weights.barrier()
 
     def free(self) -> None:
-        """Give the memory back, after the replica has got its weights in memory of its own (collective)."""
+        """Give the memory back, after the replica has got its weights in memory of its own
+        (collective)."""
         self._replica.own_weights()
         self._slices.clear()
         self._gradients.free()

@@ -1,4 +1,5 @@
-"""A stage of a pipeline: consecutive blocks of the model, whose live micro-batches each have buffers of their own."""
+"""A stage of a pipeline: consecutive blocks of the model, whose live micro-batches each have
+buffers of their own."""
 
 from __future__ import annotations
 
@@ -21,19 +22,22 @@ OnGradient = Callable[[int], None]
 class Stage:
     """Consecutive blocks that compute one micro-batch after the other, forward and backward.
 
-    The blocks come in segments; the backward pass goes segment by segment, so that the gradient of the later ones can
-    travel while that of the earlier ones is still computed. What a forward pass keeps belongs to its micro-batch and is
-    let go by its backward pass.
+    The blocks come in segments; the backward pass goes segment by segment, so that the gradient of
+    the later ones can travel while that of the earlier ones is still computed. What a forward pass
+    keeps belongs to its micro-batch and is let go by its backward pass.
     """
 
-    def __init__(self, segments: Sequence[nn.Sequential], gradients: Sequence[list[Tensor]]) -> None:
+    def __init__(
+        self, segments: Sequence[nn.Sequential], gradients: Sequence[list[Tensor]]
+    ) -> None:
         self.segments = segments
         self._parameters = [list(segment.parameters()) for segment in segments]
         self._gradients = gradients
         self._live: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def forward(self, microbatch: int, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Return what the stage makes of its input: activations, or the sum of losses where labels are given."""
+        """Return what the stage makes of its input: activations, or the sum of losses where labels
+        are given."""
         kept = []
         for index, segment in enumerate(self.segments):
             is_first_input = index == 0 and not images.requires_grad
@@ -45,10 +49,14 @@ class Stage:
         self._live[microbatch] = kept
         return images.detach()
 
-    def backward(self, microbatch: int, gradient: Tensor, on_gradient: OnGradient | None = None) -> Tensor | None:
-        """Add to the gradients of the parameters; return that of the input, None where the input needs none.
+    def backward(
+        self, microbatch: int, gradient: Tensor, on_gradient: OnGradient | None = None
+    ) -> Tensor | None:
+        """Add to the gradients of the parameters; return that of the input, None where the input
+        needs none.
 
-        `on_gradient` hears of each segment whose parameters have got what this micro-batch adds to them.
+        `on_gradient` hears of each segment whose parameters have got what this micro-batch adds to
+        them.
         """
         kept = self._live.pop(microbatch)
         for index in reversed(range(len(self.segments))):
@@ -56,7 +64,7 @@ class Stage:
             parameters = self._parameters[index]
             wanted = [*parameters, inputs] if inputs.requires_grad else parameters
             found = torch.autograd.grad(output, wanted, gradient)
-            torch._foreach_add_(self._gradients[index], found[:len(parameters)])
+            torch._foreach_add_(self._gradients[index], found[: len(parameters)])
             if on_gradient is not None:
                 on_gradient(index)
             gradient = found[-1]
@@ -72,7 +80,8 @@ class Stage:
 
 
 def stage_bounds(config: RunConfig, communicator: Communicator) -> list[slice]:
-    """Return the blocks of each stage, the same on all ranks (collective where the balance is measured)."""
+    """Return the blocks of each stage, the same on all ranks (collective where the balance is
+    measured)."""
     num_stages = config.pipeline.num_stages
     if config.cuts is not None:
         bounds: Sequence[int] = (0, *config.cuts, config.num_blocks)
@@ -80,4 +89,6 @@ def stage_bounds(config: RunConfig, communicator: Communicator) -> list[slice]:
     if config.balance == "layers":
         return [part(config.num_blocks, num_stages, stage) for stage in range(num_stages)]
     profile = block_seconds.profile(config) if communicator.rank == 0 else None
-    return cuts.partition([block.seconds for block in communicator.broadcast_object(profile)], num_stages)
+    return cuts.partition(
+        [block.seconds for block in communicator.broadcast_object(profile)], num_stages
+    )

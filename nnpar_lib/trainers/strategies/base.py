@@ -23,9 +23,11 @@ from nnpar_lib.trainers.step.state import (
 
 
 class Strategy(Protocol):
-    """How a training step is spread over ranks. Each rank holds one, and all of them take the same steps.
+    """How a training step is spread over ranks. Each rank holds one, and all of them take the same
+    steps.
 
-    Ranks of the same `data_rank` work on the same examples; `data_size` such parts make up a batch, or the test set.
+    Ranks of the same `data_rank` work on the same examples; `data_size` such parts make up a batch,
+    or the test set.
     """
 
     batches: Batches
@@ -34,34 +36,42 @@ class Strategy(Protocol):
     data_rank: int
 
     def step(self, batch: Batch, step: int) -> Tensor:
-        """Train on this rank's part of global batch number `step`; return the sum of its losses, a scalar tensor."""
+        """Train on this rank's part of global batch number `step`; return the sum of its losses, a
+        scalar tensor."""
 
     def synchronise(self) -> None:
         """Give all ranks the same weights, where they have drifted apart (collective)."""
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return the logits [n, 10] of images on one rank of those that share them, none [0, 10] on the others."""
+        """Return the logits [n, 10] of images on one rank of those that share them, none [0, 10] on
+        the others."""
 
     def whole_parameters(self) -> Iterable[Tensor]:
-        """Yield the parameters of the whole model in its order, one at a time, on all ranks (collective)."""
+        """Yield the parameters of the whole model in its order, one at a time, on all ranks
+        (collective)."""
 
     def whole_values(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield what the ranks' values for their own parameters make for those of the whole model (collective)."""
+        """Yield what the ranks' values for their own parameters make for those of the whole model
+        (collective)."""
 
     def own_values(self, whole: Sequence[Tensor]) -> list[Tensor]:
-        """Return what of the values for the whole model's parameters is for this rank's own (collective)."""
+        """Return what of the values for the whole model's parameters is for this rank's own
+        (collective)."""
 
     def state(self) -> State:
-        """Return what this rank's next steps depend on: its parameters, their optimizer, counters (collective)."""
+        """Return what this rank's next steps depend on: its parameters, their optimizer, counters
+        (collective)."""
 
     def restore(self, state: State) -> None:
         """Go on from a state (collective)."""
 
     def memory_bytes(self, batch: Batch) -> dict[str, int]:
-        """Return what `memory.measure` finds on this rank; nothing where torch holds the memory (collective)."""
+        """Return what `memory.measure` finds on this rank; nothing where torch holds the memory
+        (collective)."""
 
     def reset(self) -> None:
-        """Go back to the initial weights and optimizer, as if no step had been taken (collective)."""
+        """Go back to the initial weights and optimizer, as if no step had been taken
+        (collective)."""
 
     def close(self) -> None:
         """Give shared resources back (collective)."""
@@ -116,4 +126,6 @@ class WholeModel:
         replica = self._replica
         if replica is None:
             return {}
-        return measure(replica, lambda: Replica.compute_gradient(replica, batch))  # as it is: a replay shows nothing
+        return measure(
+            replica, lambda: Replica.compute_gradient(replica, batch)
+        )  # as it is: a replay shows nothing

@@ -1,4 +1,5 @@
-"""Synchronous data parallelism: every rank takes the same step with the gradient of the whole global batch."""
+"""Synchronous data parallelism: every rank takes the same step with the gradient of the whole
+global batch."""
 
 from __future__ import annotations
 
@@ -28,10 +29,11 @@ from nnpar_lib.trainers.timeline import BACKWARD, Timeline
 
 
 class GradientAveraging(WholeModel):
-    """Each rank computes the gradient of its part of the global batch; the parts are summed over ranks.
+    """Each rank computes the gradient of its part of the global batch; the parts are summed over
+    ranks.
 
-    The update is the one that a serial run takes with the whole batch, up to the rounding of the order of summation,
-    for any number of ranks and for uneven parts.
+    The update is the one that a serial run takes with the whole batch, up to the rounding of the
+    order of summation, for any number of ranks and for uneven parts.
     """
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
@@ -42,15 +44,22 @@ class GradientAveraging(WholeModel):
         self._communicator = communicator
         if config.batch_norm == "synchronised" and communicator.size > 1:
             batch_norm.synchronise_(self.model, Exchange(communicator, timeline))
-        self.batches: Batches = cuda_graph.build_batches(config, communicator.size, communicator.rank)
+        self.batches: Batches = cuda_graph.build_batches(
+            config, communicator.size, communicator.rank
+        )
         self._compute_gradient: Callable[[Batch], Tensor] = self._replica.compute_gradient
         self._apply: SharedUpdate | _ReducedUpdate
         kind = config.allreduce if config.communicator == "mpi" else "queued"
         if kind == "shared" and config.device == "cpu":
             self._apply = SharedUpdate(communicator, self._replica, timeline)
         else:
-            reducer = allreduce.build(kind, communicator, self._replica.weights.detach(), timeline,
-                                      bucket_bytes=config.bucket_kib * 1024)
+            reducer = allreduce.build(
+                kind,
+                communicator,
+                self._replica.weights.detach(),
+                timeline,
+                bucket_bytes=config.bucket_kib * 1024,
+            )
             self._apply = _ReducedUpdate(self._replica, reducer)
             if isinstance(reducer, allreduce.BucketedAllreduce):
                 self._compute_gradient = _OverlappedBackward(self._replica, reducer, timeline)
@@ -107,7 +116,9 @@ class _OverlappedBackward:
     Gradients appear from the last layer to the first, and so the flat buffer fills from its end.
     """
 
-    def __init__(self, replica: Replica, buckets: allreduce.BucketedAllreduce, timeline: Timeline) -> None:
+    def __init__(
+        self, replica: Replica, buckets: allreduce.BucketedAllreduce, timeline: Timeline
+    ) -> None:
         self._replica = replica
         self._buckets = buckets
         self._timeline = timeline
@@ -126,6 +137,7 @@ class _OverlappedBackward:
     def _take(self, index: int, parameter: nn.Parameter) -> None:
         assert parameter.grad is not None
         self._replica.view_of_gradient(index).copy_(parameter.grad)
-        parameter.grad = None  # so that the next backward pass hands its tensor over instead of adding to this one
+        # so that the next backward pass hands its tensor over instead of adding to this one
+        parameter.grad = None
         self._missing.discard(index)
         self._buckets.fill_from(self._ends[max(self._missing)] if self._missing else 0)

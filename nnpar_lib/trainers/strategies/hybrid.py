@@ -1,4 +1,5 @@
-"""Data and model parallelism together: a grid of pipelines, each of which trains on its part of the batch."""
+"""Data and model parallelism together: a grid of pipelines, each of which trains on its part of the
+batch."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, Timeline
 
 
 class Hybrid(Pipeline):
-    """Neighbouring ranks form a pipeline; the ranks that hold the same stages in all pipelines sum their gradients.
+    """Neighbouring ranks form a pipeline; the ranks that hold the same stages in all pipelines sum
+    their gradients.
 
-    In the backward pass of the last micro-batch, a block's gradient sets out as soon as it is complete, while the
-    earlier blocks and the earlier stages still compute.
+    In the backward pass of the last micro-batch, a block's gradient sets out as soon as it is
+    complete, while the earlier blocks and the earlier stages still compute.
     """
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
@@ -45,15 +47,20 @@ class Hybrid(Pipeline):
 
     def _use_gradient(self, buffer: Tensor) -> None:
         super()._use_gradient(buffer)
-        sizes = {(stage, index): sum(parameter.numel() for parameter in segment.parameters())
-                 for stage, one in self._stages.items() for index, segment in enumerate(one.segments)}
+        sizes = {
+            (stage, index): sum(parameter.numel() for parameter in segment.parameters())
+            for stage, one in self._stages.items()
+            for index, segment in enumerate(one.segments)
+        }
         self._slices = dict(zip(sizes, buffer.split(list(sizes.values())), strict=True))
 
     def _pass_back(self, stage: int, microbatch: int, gradient: Tensor) -> Tensor | None:
         self._num_backwards[stage] += 1
         if self._num_backwards[stage] < self._pipeline.num_microbatches:
             return self._stages[stage].backward(microbatch, gradient)
-        return self._stages[stage].backward(microbatch, gradient, lambda index: self._reduce(stage, index))
+        return self._stages[stage].backward(
+            microbatch, gradient, lambda index: self._reduce(stage, index)
+        )
 
     def _reduce(self, stage: int, index: int) -> None:
         """Begin to sum a block's gradient over the pipelines, and drive the earlier sums on."""

@@ -1,4 +1,5 @@
-"""The message passing that a first attempt writes; kept to measure what each of its habits costs."""
+"""The message passing that a first attempt writes; kept to measure what each of its habits
+costs."""
 
 from __future__ import annotations
 
@@ -16,11 +17,12 @@ from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, FORWARD, OTHER, U
 
 
 class RootWorker(WholeModel):
-    """Workers train for an epoch, send their pickled weights to a root, which averages them and sends them back.
+    """Workers train for an epoch, send their pickled weights to a root, which averages them and
+    sends them back.
 
-    Without `shard_data` each worker goes through the whole training set in an order of its own, and the root does not
-    train; with it, the root trains too and each rank takes its part of every global batch. Either way every rank starts
-    a new optimizer after each exchange.
+    Without `shard_data` each worker goes through the whole training set in an order of its own, and
+    the root does not train; with it, the root trains too and each rank takes its part of every
+    global batch. Either way every rank starts a new optimizer after each exchange.
     """
 
     measures_wait: bool = False
@@ -36,7 +38,9 @@ class RootWorker(WholeModel):
 
     def step(self, batch: Batch, step: int) -> Tensor:
         self._num_steps += 1
-        loss_sum = self._train(batch, step) if self._trains and len(batch.labels) else torch.zeros(())
+        loss_sum = (
+            self._train(batch, step) if self._trains and len(batch.labels) else torch.zeros(())
+        )
         if (step + 1) % self._config.num_steps_per_epoch == 0:
             self.synchronise()
         return loss_sum
@@ -45,8 +49,14 @@ class RootWorker(WholeModel):
         if not self._num_steps:
             return
         self._timeline.lap(OTHER)
-        gathered = self._communicator.gather_objects(self.model.state_dict() if self._trains else None)
-        averaged = None if gathered is None else _average([state for state in gathered if state is not None])
+        gathered = self._communicator.gather_objects(
+            self.model.state_dict() if self._trains else None
+        )
+        averaged = (
+            None
+            if gathered is None
+            else _average([state for state in gathered if state is not None])
+        )
         self.model.load_state_dict(self._communicator.broadcast_object(averaged))
         self._timeline.lap(COMMUNICATE)
         self._renew()
@@ -92,10 +102,14 @@ class NoBatches:
 
 def _batches(config: RunConfig, communicator: Communicator) -> Batches:
     if config.shard_data:
-        return batch_source(load(config.dataset), config, size=communicator.size, rank=communicator.rank)
+        return batch_source(
+            load(config.dataset), config, size=communicator.size, rank=communicator.rank
+        )
     if communicator.rank == 0:
         return NoBatches()
-    return batch_source(load(config.dataset), config, size=1, rank=0, seed=config.seed + communicator.rank)
+    return batch_source(
+        load(config.dataset), config, size=1, rank=0, seed=config.seed + communicator.rank
+    )
 
 
 def _average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""Model parallelism inside layers: every rank works on every example, with its share of the features."""
+"""Model parallelism inside layers: every rank works on every example, with its share of the
+features."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from nnpar_lib.trainers.timeline import Timeline
 
 
 class TensorParallel:
-    """Each rank holds and updates a share of each pair of layers; what is not split is computed alike on all."""
+    """Each rank holds and updates a share of each pair of layers; what is not split is computed
+    alike on all."""
 
     measures_wait: bool = False
     data_size, data_rank = 1, 0
@@ -27,7 +29,9 @@ class TensorParallel:
         self._communicator = communicator
         exchange = sharding.Exchange(communicator, timeline)
         self._replica = Replica(config, timeline, sharding.build(config, exchange))
-        self.batches: Batches = BatchSource(load(config.dataset), config, 1, 0, is_counted=communicator.rank == 0)
+        self.batches: Batches = BatchSource(
+            load(config.dataset), config, 1, 0, is_counted=communicator.rank == 0
+        )
 
     def step(self, batch: Batch, step: int) -> Tensor:
         """Train on a global batch; all ranks know its loss, and the first one reports it."""

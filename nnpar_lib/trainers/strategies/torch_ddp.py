@@ -1,4 +1,5 @@
-"""torch's DistributedDataParallel on the same loop: what a user would pick instead, to be compared with."""
+"""torch's DistributedDataParallel on the same loop: what a user would pick instead, to be compared
+with."""
 
 from __future__ import annotations
 
@@ -21,11 +22,12 @@ from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 
 
 class TorchDDP(WholeModel):
-    """DistributedDataParallel over gloo, or nccl on GPUs, in the form that its documentation recommends.
+    """DistributedDataParallel over gloo, or nccl on GPUs, in the form that its documentation
+    recommends.
 
-    It averages over ranks, so the loss is scaled such that uneven parts of a batch weigh what they should. Its
-    communication hides inside the backward pass and counts as compute in the record. Running statistics are the first
-    rank's before every step, as DDP has them.
+    It averages over ranks, so the loss is scaled such that uneven parts of a batch weigh what they
+    should. Its communication hides inside the backward pass and counts as compute in the record.
+    Running statistics are the first rank's before every step, as DDP has them.
     """
 
     measures_wait: bool = False
@@ -36,7 +38,9 @@ class TorchDDP(WholeModel):
         self._timeline = timeline
         self._size = communicator.size
         data = load(config.dataset)
-        self.batches: Batches = batch_source(data, config, size=communicator.size, rank=communicator.rank)
+        self.batches: Batches = batch_source(
+            data, config, size=communicator.size, rank=communicator.rank
+        )
         join_process_group(communicator, "nccl" if config.device == "cuda" else "gloo")
         self.model = networks.build(config).to(config.device)
         self._communicator = communicator
@@ -49,7 +53,9 @@ class TorchDDP(WholeModel):
     def step(self, batch: Batch, step: int) -> Tensor:
         set_learning_rate(self._optimizer, self._config, step)
         self._optimizer.zero_grad()
-        loss_sum = functional.cross_entropy(self._parallel(batch.images), batch.labels, reduction="sum")
+        loss_sum = functional.cross_entropy(
+            self._parallel(batch.images), batch.labels, reduction="sum"
+        )
         self._timeline.lap(FORWARD)
         (loss_sum * (self._size / batch.num_global_examples)).backward()
         self._timeline.lap(BACKWARD)
@@ -61,7 +67,9 @@ class TorchDDP(WholeModel):
         batch_norm.average_running_(self.model, self._communicator)
 
     def reset(self) -> None:
-        self.model.load_state_dict(self._initial)  # in place: the buckets that warm-up steps have shaped stay
+        self.model.load_state_dict(
+            self._initial
+        )  # in place: the buckets that warm-up steps have shaped stay
         self._optimizer = build_optimizer(self.model.parameters(), self._config, fused=None)
 
     def close(self) -> None:

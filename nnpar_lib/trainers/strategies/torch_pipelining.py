@@ -1,4 +1,5 @@
-"""torch.distributed.pipelining with the same stages: what a user would pick instead, to be compared with."""
+"""torch.distributed.pipelining with the same stages: what a user would pick instead, to be compared
+with."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ class TorchPipelining(Pipeline):
         if self._schedule is None:
             kept = [(buffer, buffer.clone()) for buffer in self._replica.model.buffers()]
             self._build_schedule()
-            self._run_schedule(batch)  # the first pass learns the shapes, and running statistics would follow it
+            self._run_schedule(
+                batch
+            )  # the first pass learns the shapes, and running statistics would follow it
             for buffer, value in kept:
                 buffer.copy_(value)
         self._run_schedule(batch)
@@ -48,26 +51,40 @@ class TorchPipelining(Pipeline):
         targets = {"target": batch.labels, "losses": losses} if self._has_last else {}
         self._num_global_examples = batch.num_global_examples
         self._schedule.step(*arguments, **targets)
-        self._loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * batch.num_global_examples \
-            if losses else torch.zeros((), device=self._config.device)
+        self._loss_sum = (
+            torch.stack([loss.detach() for loss in losses]).sum() * batch.num_global_examples
+            if losses
+            else torch.zeros((), device=self._config.device)
+        )
         self._timeline.lap(FORWARD)
 
     def _build_schedule(self) -> None:
-        """Build torch's stages, which learn the shapes of micro-batches in their first step and keep them."""
+        """Build torch's stages, which learn the shapes of micro-batches in their first step and
+        keep them."""
         from torch.distributed import (
             pipelining,  # takes a second, which no other strategy should pay for
         )
 
-        stages = [pipelining.PipelineStage(
-            module, stage, self._pipeline.num_stages, torch.device(self._config.device))
-            for stage, module in self._modules.items()]
-        kinds = {"gpipe": pipelining.ScheduleGPipe, "1f1b": pipelining.Schedule1F1B,
-                 "interleaved": pipelining.ScheduleInterleaved1F1B}
+        stages = [
+            pipelining.PipelineStage(
+                module, stage, self._pipeline.num_stages, torch.device(self._config.device)
+            )
+            for stage, module in self._modules.items()
+        ]
+        kinds = {
+            "gpipe": pipelining.ScheduleGPipe,
+            "1f1b": pipelining.Schedule1F1B,
+            "interleaved": pipelining.ScheduleInterleaved1F1B,
+        }
         what: Any = stages if self._config.schedule == "interleaved" else stages[0]
         kind: Any = kinds[self._config.schedule]
-        self._schedule = kind(what, self._pipeline.num_microbatches, loss_fn=self._loss, scale_grads=False)
-        self._parameter_views = [(parameter, self._replica.view_of_gradient(index))
-                                 for index, parameter in enumerate(self._replica.parameters)]
+        self._schedule = kind(
+            what, self._pipeline.num_microbatches, loss_fn=self._loss, scale_grads=False
+        )
+        self._parameter_views = [
+            (parameter, self._replica.view_of_gradient(index))
+            for index, parameter in enumerate(self._replica.parameters)
+        ]
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         return functional.cross_entropy(output, target, reduction="sum") / self._num_global_examples

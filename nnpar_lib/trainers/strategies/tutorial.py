@@ -14,7 +14,8 @@ from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 
 
 class Tutorial(WholeModel):
-    """One process, torch's DataLoader with ToTensor and Normalize, and the optimizer as it comes."""
+    """One process, torch's DataLoader with ToTensor and Normalize, and the optimizer as it
+    comes."""
 
     measures_wait: bool = True
 
@@ -23,7 +24,9 @@ class Tutorial(WholeModel):
         self._config = config
         self._timeline = timeline
         data = load(config.dataset)
-        self.batches: Batches = batch_source(data, config.replace(data_loading="loader"), size=1, rank=0)
+        self.batches: Batches = batch_source(
+            data, config.replace(data_loading="loader"), size=1, rank=0
+        )
         self._loss = nn.CrossEntropyLoss()
         self.reset()
 

@@ -1,4 +1,5 @@
-"""Local SGD: each rank trains its own copy on its own examples, and the copies' weights are averaged now and then."""
+"""Local SGD: each rank trains its own copy on its own examples, and the copies' weights are
+averaged now and then."""
 
 from __future__ import annotations
 
@@ -17,10 +18,12 @@ from nnpar_lib.trainers.timeline import Timeline
 
 
 class WeightAveraging(WholeModel):
-    """Average the weights every `average_every` steps, or every epoch, weighted by the examples each rank has seen.
+    """Average the weights every `average_every` steps, or every epoch, weighted by the examples
+    each rank has seen.
 
-    Momenta stay with their rank. Ranks see the same global batches as with gradient averaging, split the same way; with
-    plain SGD and an average after each step the two are the same algorithm (McMahan et al. 2017, federated averaging).
+    Momenta stay with their rank. Ranks see the same global batches as with gradient averaging,
+    split the same way; with plain SGD and an average after each step the two are the same algorithm
+    (McMahan et al. 2017, federated averaging).
     """
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
@@ -28,16 +31,25 @@ class WeightAveraging(WholeModel):
         self._replica: Replica = Replica(config, timeline)
         self.model = self._replica.model
         data = load(config.dataset)
-        self.batches: Batches = batch_source(data, config, size=communicator.size, rank=communicator.rank)
+        self.batches: Batches = batch_source(
+            data, config, size=communicator.size, rank=communicator.rank
+        )
         self._communicator = communicator
         self._interval = config.average_every or config.num_steps_per_epoch
-        self._allreduce = allreduce.build(config.allreduce, communicator, self._replica.weights.detach(), timeline,
-                                          bucket_bytes=config.bucket_kib * 1024)
+        self._allreduce = allreduce.build(
+            config.allreduce,
+            communicator,
+            self._replica.weights.detach(),
+            timeline,
+            bucket_bytes=config.bucket_kib * 1024,
+        )
         self.measures_wait = self._allreduce.measures_wait
         self._forget_steps()
 
     def step(self, batch: Batch, step: int) -> Tensor:
-        local = Batch(batch.images, batch.labels, max(1, len(batch.labels)))  # the mean over this rank's own examples
+        local = Batch(
+            batch.images, batch.labels, max(1, len(batch.labels))
+        )  # the mean over this rank's own examples
         loss_sum = self._replica.compute_gradient(local)
         if len(batch.labels):
             self._replica.update(step)
@@ -61,8 +73,11 @@ class WeightAveraging(WholeModel):
 
     def state(self) -> State:
         state = super().state()
-        state.counters = {"num_steps": self._num_steps, "num_local_examples": self._num_local_examples,
-                          "num_global_examples": self._num_global_examples}
+        state.counters = {
+            "num_steps": self._num_steps,
+            "num_local_examples": self._num_local_examples,
+            "num_global_examples": self._num_global_examples,
+        }
         return state
 
     def restore(self, state: State) -> None:

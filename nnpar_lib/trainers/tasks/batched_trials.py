@@ -1,7 +1,8 @@
-"""Many trials of a metaparameter as one program: their weights are stacked, and each operation works on all of them.
+"""Many trials of a metaparameter as one program: their weights are stacked, and each operation
+works on all of them.
 
-On a GPU small models one at a time leave most of it idle; together they fill it. torch.func.vmap turns the step of one
-trial into that of all, which a GPU may record and replay.
+On a GPU small models one at a time leave most of it idle; together they fill it. torch.func.vmap
+turns the step of one trial into that of all, which a GPU may record and replay.
 """
 
 from __future__ import annotations
@@ -26,17 +27,20 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov")
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What the trials came to: mean loss of each step [num_steps, num_trials] and stacked weights by parameter."""
+    """What the trials came to: mean loss of each step [num_steps, num_trials] and stacked weights
+    by parameter."""
 
     losses: Tensor
     weights: dict[str, Tensor]
 
 
 def train_together(configs: Sequence[RunConfig]) -> Outcomes:
-    """Train trials that differ in learning rate, momentum and seed of the weights only, all on the first one's batches.
+    """Train trials that differ in learning rate, momentum and seed of the weights only, all on the
+    first one's batches.
 
-    Each ends where it ends alone on these batches, to the rounding of batched products. Raises a ValueError where the
-    trials differ in anything else, have batch normalisation, or an optimizer without a batched form.
+    Each ends where it ends alone on these batches, to the rounding of batched products. Raises a
+    ValueError where the trials differ in anything else, have batch normalisation, or an optimizer
+    without a batched form.
     """
     _check(configs)
     first, trials = configs[0], _Trials(configs)
@@ -50,15 +54,24 @@ class _Trials:
 
     def __init__(self, configs: Sequence[RunConfig]) -> None:
         first = configs[0]
-        stacked, _ = stack_module_state(list[nn.Module]([networks.build(config) for config in configs]))
+        stacked, _ = stack_module_state(
+            list[nn.Module]([networks.build(config) for config in configs])
+        )
         self.weights = {name: value.detach() for name, value in stacked.items()}
         self._velocity = {name: torch.zeros_like(value) for name, value in self.weights.items()}
         self._step_of_all: Callable[..., tuple[dict[str, Tensor], Tensor]] = vmap(
-            grad_and_value(_loss_of(networks.build(first).to("meta"))), in_dims=(0, None, None))
+            grad_and_value(_loss_of(networks.build(first).to("meta"))), in_dims=(0, None, None)
+        )
         like = next(iter(self.weights.values()))
-        self._all_rates = like.new_tensor([[learning_rate(config, step) for config in configs]
-                                           for step in range(first.total_steps)])
-        self._momenta = like.new_tensor([0.0 if first.optimizer == "sgd" else config.momentum for config in configs])
+        self._all_rates = like.new_tensor(
+            [
+                [learning_rate(config, step) for config in configs]
+                for step in range(first.total_steps)
+            ]
+        )
+        self._momenta = like.new_tensor(
+            [0.0 if first.optimizer == "sgd" else config.momentum for config in configs]
+        )
         self._rates, self._losses = torch.empty_like(self._momenta), torch.empty_like(self._momenta)
         self._is_nesterov = first.optimizer == "nesterov"
         self._batch: Batch | None = None
@@ -95,15 +108,25 @@ class _Trials:
 def _loss_of(skeleton: nn.Module) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
     def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(functional_call(skeleton, weights, (images,)), labels)
+
     return loss
 
 
 def _check(configs: Sequence[RunConfig]) -> None:
     first = configs[0]
     if first.optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer={first.optimizer!r} has no batched form; choose from {', '.join(OPTIMIZERS)}")
+        raise ValueError(
+            f"optimizer={first.optimizer!r} has no batched form; choose from"
+            f" {', '.join(OPTIMIZERS)}"
+        )
     if first.model == "resnet18":
-        raise ValueError("model='resnet18' has running statistics, not stacked with the weights; choose mlp or cnn")
+        raise ValueError(
+            "model='resnet18' has running statistics, not stacked with the weights; choose mlp"
+            " or cnn"
+        )
     for config in configs:
         if config.replace(lr=first.lr, momentum=first.momentum, seed=first.seed) != first:
-            raise ValueError("trials trained together may differ in lr, momentum and seed only; train the others apart")
+            raise ValueError(
+                "trials trained together may differ in lr, momentum and seed only; train the others"
+                " apart"
+            )

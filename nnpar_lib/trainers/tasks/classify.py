@@ -21,19 +21,29 @@ from nnpar_lib.trainers.tasks.equality import serial_twin
 from nnpar_lib.trainers.timeline import Timeline
 
 
-def classify_test_images(runs: Sequence[tuple[dict[str, Any], str]], num_images: int) -> dict[str, Any]:
-    """Return the first test images of the runs' data set and what each trained network makes of them.
+def classify_test_images(
+    runs: Sequence[tuple[dict[str, Any], str]], num_images: int
+) -> dict[str, Any]:
+    """Return the first test images of the runs' data set and what each trained network makes of
+    them.
 
-    A run is its config and the file of its weights: a checkpoint, or what the program in C++ has written. However it
-    was trained, each network is put together on this rank alone. `images` are [N, 28, 28] bytes, `labels` [N], and
-    `probabilities` [runs, N, 10]. Raises a ValueError where a file is missing or damaged.
+    A run is its config and the file of its weights: a checkpoint, or what the program in C++ has
+    written. However it was trained, each network is put together on this rank alone. `images` are
+    [N, 28, 28] bytes, `labels` [N], and `probabilities` [runs, N, 10]. Raises a ValueError where a
+    file is missing or damaged.
     """
     configs = [RunConfig.from_parameters(config) for config, _ in runs]
     data = load(configs[0].dataset)
     images, labels = data.test_images[:num_images], data.test_labels[:num_images]
-    found = [_probabilities(config, Path(file), normalise(images, data, getattr(torch, config.dtype)))
-             for config, (_, file) in zip(configs, runs, strict=True)]
-    return {"images": images.squeeze(1).numpy(), "labels": labels.numpy(), "probabilities": np.stack(found)}
+    found = [
+        _probabilities(config, Path(file), normalise(images, data, getattr(torch, config.dtype)))
+        for config, (_, file) in zip(configs, runs, strict=True)
+    ]
+    return {
+        "images": images.squeeze(1).numpy(),
+        "labels": labels.numpy(),
+        "probabilities": np.stack(found),
+    }
 
 
 @torch.no_grad()
@@ -41,7 +51,9 @@ def _probabilities(config: RunConfig, file: Path, inputs: Tensor) -> np.ndarray[
     if not file.exists():
         raise ValueError(f"{file} does not exist; train first, with checkpoint={str(file)!r}")
     trained = strategies.build(serial_twin(config), SingleCommunicator(), Timeline())
-    (_load_native if config.strategy in NATIVE_STRATEGIES else _load_checkpoint)(trained, file, config)
+    (_load_native if config.strategy in NATIVE_STRATEGIES else _load_checkpoint)(
+        trained, file, config
+    )
     logits = trained.predict(inputs.to(config.device))
     trained.close()
     return logits.float().softmax(dim=1).cpu().numpy()
@@ -55,5 +67,8 @@ def _load_native(trained: Strategy, file: Path, config: RunConfig) -> None:
     weights = torch.from_numpy(np.fromfile(file, dtype=np.float32))
     num_weights = sum(parameter.numel() for parameter in trained.whole_parameters())
     if len(weights) != num_weights:
-        raise ValueError(f"{file} holds {len(weights)} weights, and this network has {num_weights}; name another file")
+        raise ValueError(
+            f"{file} holds {len(weights)} weights, and this network has {num_weights}; name another"
+            " file"
+        )
     nn.utils.vector_to_parameters(weights, trained.whole_parameters())

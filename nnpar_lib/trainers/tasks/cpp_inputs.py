@@ -1,4 +1,5 @@
-"""What the program in C++ starts from, as files: the data set, the initial weights and the order of the examples."""
+"""What the program in C++ starts from, as files: the data set, the initial weights and the order of
+the examples."""
 
 from __future__ import annotations
 
@@ -17,19 +18,23 @@ from nnpar_lib.trainers.models import networks
 
 
 def export_data(name: str, folder: str) -> str:
-    """Return the folder of a data set's four idx files; those of a set that has none are written to `folder`."""
+    """Return the folder of a data set's four idx files; those of a set that has none are written to
+    `folder`."""
     if name in files.SUBFOLDERS:
         return str(files.data_folder() / files.SUBFOLDERS[name])
     data = load(name)
-    for prefix, images, labels in (("train", data.train_images, data.train_labels),
-                                   ("t10k", data.test_images, data.test_labels)):
+    for prefix, images, labels in (
+        ("train", data.train_images, data.train_labels),
+        ("t10k", data.test_images, data.test_labels),
+    ):
         _write_idx(Path(folder, f"{prefix}-images-idx3-ubyte"), images.squeeze(1))
         _write_idx(Path(folder, f"{prefix}-labels-idx1-ubyte"), labels)
     return folder
 
 
 def export_start(parameters: dict[str, Any], weights_file: str, order_file: str) -> None:
-    """Write a config's initial weights, float32 in the model's order, and the orders of its epochs, uint32."""
+    """Write a config's initial weights, float32 in the model's order, and the orders of its epochs,
+    uint32."""
     config = RunConfig.from_parameters(parameters)
     flat = nn.utils.parameters_to_vector(networks.build(config).parameters())
     flat.detach().numpy().astype(np.float32).tofile(weights_file)
@@ -41,6 +46,9 @@ def export_start(parameters: dict[str, Any], weights_file: str, order_file: str)
 
 
 def _write_idx(path: Path, values: Tensor) -> None:
-    """Write bytes as an idx file, with its header: the type, the number of dimensions, each dimension."""
-    header = struct.pack(f">4B{values.dim()}I", 0, 0, files.IDX_UNSIGNED_BYTE, values.dim(), *values.shape)
+    """Write bytes as an idx file, with its header: the type, the number of dimensions, each
+    dimension."""
+    header = struct.pack(
+        f">4B{values.dim()}I", 0, 0, files.IDX_UNSIGNED_BYTE, values.dim(), *values.shape
+    )
     path.write_bytes(header + values.numpy().astype(np.uint8).tobytes())

@@ -1,4 +1,5 @@
-"""The proof that a parallel strategy changes nothing: the same few steps, serially and in parallel, compared."""
+"""The proof that a parallel strategy changes nothing: the same few steps, serially and in parallel,
+compared."""
 
 from __future__ import annotations
 
@@ -24,14 +25,29 @@ from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.timeline import Timeline
 
 NUM_STEPS = 20
-PARALLEL_ONLY = ("data_loading", "average_every", "allreduce", "bucket_kib", "schedule", "num_microbatches",
-                 "num_chunks", "pipeline_size", "balance", "memory_budget_mib", "checkpoint",
-                 "checkpoint_every", "stall_seconds", "communicator", "cuda_graph")  # say how to compute, not what
+PARALLEL_ONLY = (
+    "data_loading",
+    "average_every",
+    "allreduce",
+    "bucket_kib",
+    "schedule",
+    "num_microbatches",
+    "num_chunks",
+    "pipeline_size",
+    "balance",
+    "memory_budget_mib",
+    "checkpoint",
+    "checkpoint_every",
+    "stall_seconds",
+    "communicator",
+    "cuda_graph",
+)  # say how to compute, not what
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a few steps lead: flat weights after the first and the last of them, mean loss, test accuracy."""
+    """Where a few steps lead: flat weights after the first and the last of them, mean loss, test
+    accuracy."""
 
     first_weights: Tensor
     last_weights: Tensor
@@ -40,12 +56,14 @@ class Outcome:
 
 
 def difference_from_serial(config: dict[str, Any]) -> dict[str, float]:
-    """Train 20 steps in parallel and serially, and compare (collective over the first `num_ranks` ranks of the world).
+    """Train 20 steps in parallel and serially, and compare (collective over the first `num_ranks`
+    ranks of the world).
 
-    The steps straddle the end of the first epoch, so that its short last batch is among them. Return, on the ranks that
-    take part, relative differences (2-norms) of `first_update`, of that of the parameter where it is largest
-    (`worst_parameter`), of `weights`, of the mean `loss`, and of the `accuracy`; `moved`, the relative
-    change of the weights by the steps; `num_distinct` copies of them among the ranks.
+    The steps straddle the end of the first epoch, so that its short last batch is among them.
+    Return, on the ranks that take part, relative differences (2-norms) of `first_update`, of that
+    of the parameter where it is largest (`worst_parameter`), of `weights`, of the mean `loss`, and
+    of the `accuracy`; `moved`, the relative change of the weights by the steps; `num_distinct`
+    copies of them among the ranks.
     """
     parallel, ranks = RunConfig.from_parameters(config), world()
     group = ranks.first_ranks(parallel.num_ranks)
@@ -54,8 +72,11 @@ def difference_from_serial(config: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def measure(configs: Sequence[dict[str, Any]], experiment: str = "comparison") -> list[dict[str, Any]]:
-    """Compare each parallel run with a serial one, as `difference_from_serial` does (collective over the world).
+def measure(
+    configs: Sequence[dict[str, Any]], experiment: str = "comparison"
+) -> list[dict[str, Any]]:
+    """Compare each parallel run with a serial one, as `difference_from_serial` does (collective
+    over the world).
 
     Return ComparisonRecords as dicts on rank 0, an empty list elsewhere.
     """
@@ -67,8 +88,15 @@ def measure(configs: Sequence[dict[str, Any]], experiment: str = "comparison") -
         gpu = {} if group is None else place(parameters, group).gpu
         differences = difference_from_serial(config)
         if ranks.rank == 0:
-            records.append(ComparisonRecord(differences=differences, config=config, gpu=gpu, provenance=origin,
-                                            experiment=experiment))
+            records.append(
+                ComparisonRecord(
+                    differences=differences,
+                    config=config,
+                    gpu=gpu,
+                    provenance=origin,
+                    experiment=experiment,
+                )
+            )
     return [dataclasses.asdict(record) for record in records]
 
 
@@ -76,14 +104,21 @@ def _compare(config: RunConfig, group: Communicator) -> dict[str, float]:
     place(config, group)
     outcome = _train(config, group)
     copies = group.gather_objects(hashlib.sha256(outcome.last_weights.numpy().data).hexdigest())
-    found = None if copies is None else {**_differences(config, outcome), "num_distinct": len(set(copies))}
+    found = (
+        None
+        if copies is None
+        else {**_differences(config, outcome), "num_distinct": len(set(copies))}
+    )
     group.idle_barrier()  # the others sleep while the first rank trains serially
     return dict(group.broadcast_object(found))
 
 
 def _differences(config: RunConfig, outcome: Outcome) -> dict[str, float]:
     """Train serially, and return how far a parallel run has ended from there."""
-    expected, initial = _train_serially(serial_twin(config)), list(networks.build(config).parameters())
+    expected, initial = (
+        _train_serially(serial_twin(config)),
+        list(networks.build(config).parameters()),
+    )
     sizes, start = [parameter.numel() for parameter in initial], _flat(initial)
     update, expected_update = outcome.first_weights - start, expected.first_weights - start
     return {
@@ -99,7 +134,9 @@ def _differences(config: RunConfig, outcome: Outcome) -> dict[str, float]:
 def serial_twin(config: RunConfig) -> RunConfig:
     """Return the serial run that a parallel one has to equal, without a checkpoint."""
     defaults = RunConfig()
-    return config.replace(strategy="serial", num_ranks=1, **{name: getattr(defaults, name) for name in PARALLEL_ONLY})
+    return config.replace(
+        strategy="serial", num_ranks=1, **{name: getattr(defaults, name) for name in PARALLEL_ONLY}
+    )
 
 
 @cache
@@ -118,8 +155,12 @@ def _train(config: RunConfig, group: Communicator) -> Outcome:
         if step == first:
             first_weights = _flat(strategy.whole_parameters())
     strategy.synchronise()
-    outcome = Outcome(first_weights, _flat(strategy.whole_parameters()), group.sum(loss_sum) / group.sum(num_examples),
-                      evaluate(strategy, config, group))
+    outcome = Outcome(
+        first_weights,
+        _flat(strategy.whole_parameters()),
+        group.sum(loss_sum) / group.sum(num_examples),
+        evaluate(strategy, config, group),
+    )
     strategy.close()
     return outcome
 
@@ -129,4 +170,6 @@ def _flat(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def _relative(one: Tensor, other: Tensor) -> float:
-    return float((one.double() - other.double()).norm() / other.double().norm().clamp_min(torch.finfo().tiny))
+    return float(
+        (one.double() - other.double()).norm() / other.double().norm().clamp_min(torch.finfo().tiny)
+    )

@@ -1,4 +1,5 @@
-"""One training run to several goals: how many steps until the validation error is first at or below each of them."""
+"""One training run to several goals: how many steps until the validation error is first at or below
+each of them."""
 
 from __future__ import annotations
 
@@ -18,27 +19,33 @@ from nnpar_lib.trainers.data.validation import Validator, load_split
 from nnpar_lib.trainers.loop.placement import place
 from nnpar_lib.trainers.timeline import Timeline
 
-CHECK_SPACING = 1.03  # ratio of two steps at which the validation error is looked at: the resolution of the steps
+# ratio of two steps at which the validation error is looked at: the resolution of the steps
+CHECK_SPACING = 1.03
 
 
-def run_trial(config: dict[str, Any], goal_errors: Sequence[float], step_limits: Sequence[int]) -> dict[str, Any]:
-    """Train until the hardest goal is reached, and no further than the limit of the easiest that is not.
+def run_trial(
+    config: dict[str, Any], goal_errors: Sequence[float], step_limits: Sequence[int]
+) -> dict[str, Any]:
+    """Train until the hardest goal is reached, and no further than the limit of the easiest that is
+    not.
 
-    `goal_errors` are validation errors that fall, `step_limits` the steps at which a goal counts as out of reach.
-    Return `steps`: for each goal the first checked step at which the error is at or below it, None where it was not
-    reached; whether the run `diverged`; `num_steps` taken, `train_seconds` without the checks, `check_seconds` and
-    `num_checks`.
-    The config is one of a single rank; see `run_trial_on_ranks` for others.
+    `goal_errors` are validation errors that fall, `step_limits` the steps at which a goal counts as
+    out of reach. Return `steps`: for each goal the first checked step at which the error is at or
+    below it, None where it was not reached; whether the run `diverged`; `num_steps` taken,
+    `train_seconds` without the checks, `check_seconds` and `num_checks`. The config is one of a
+    single rank; see `run_trial_on_ranks` for others.
     """
     return _run(RunConfig.from_parameters(config), SingleCommunicator(), goal_errors, step_limits)
 
 
-def run_trial_on_ranks(config: dict[str, Any], goal_errors: Sequence[float], step_limits: Sequence[int]
-                       ) -> dict[str, Any]:
-    """Run a trial on the first ranks while the others sleep, with an empty answer (collective over the world).
+def run_trial_on_ranks(
+    config: dict[str, Any], goal_errors: Sequence[float], step_limits: Sequence[int]
+) -> dict[str, Any]:
+    """Run a trial on the first ranks while the others sleep, with an empty answer (collective over
+    the world).
 
-    Weights that are averaged now and then are looked at when they are averaged, and at no other time: a look would
-    average them. See `run_trial`.
+    Weights that are averaged now and then are looked at when they are averaged, and at no other
+    time: a look would average them. See `run_trial`.
     """
     parameters, ranks = RunConfig.from_parameters(config), world()
     group = ranks.first_ranks(parameters.num_ranks)
@@ -47,8 +54,9 @@ def run_trial_on_ranks(config: dict[str, Any], goal_errors: Sequence[float], ste
     return outcome
 
 
-def _run(config: RunConfig, group: Communicator, goal_errors: Sequence[float], step_limits: Sequence[int]
-         ) -> dict[str, Any]:
+def _run(
+    config: RunConfig, group: Communicator, goal_errors: Sequence[float], step_limits: Sequence[int]
+) -> dict[str, Any]:
     trial = _Trial(config, group, goal_errors, step_limits)
     try:
         trial.run()
@@ -58,7 +66,8 @@ def _run(config: RunConfig, group: Communicator, goal_errors: Sequence[float], s
 
 
 def check_steps(interval: int = 1) -> Iterator[int]:
-    """Yield the steps after which the validation error is looked at: each of the first, then 3 % apart.
+    """Yield the steps after which the validation error is looked at: each of the first, then 3 %
+    apart.
 
     They are rounded up to multiples of an interval.
     """
@@ -71,14 +80,21 @@ def check_steps(interval: int = 1) -> Iterator[int]:
 class _Trial:
     """A run and which goals it has reached so far."""
 
-    def __init__(self, config: RunConfig, group: Communicator, goal_errors: Sequence[float],
-                 step_limits: Sequence[int]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        group: Communicator,
+        goal_errors: Sequence[float],
+        step_limits: Sequence[int],
+    ) -> None:
         place(config, group)
         data = load_split(config.dataset)
         self.strategy = strategies.build(config, group, Timeline())
         self.strategy.batches = BatchSource(data, config, size=group.size, rank=group.rank)
         self._group, self._validator = group, Validator(data, config)
-        self._allowed = [math.floor(goal * self._validator.num_examples + 1e-9) for goal in goal_errors]
+        self._allowed = [
+            math.floor(goal * self._validator.num_examples + 1e-9) for goal in goal_errors
+        ]
         self._limits = list(step_limits)
         is_local = config.strategy == "weight_averaging"
         self._interval = (config.average_every or config.num_steps_per_epoch) if is_local else 1
@@ -90,9 +106,14 @@ class _Trial:
     @property
     def outcome(self) -> dict[str, Any]:
         missing = len(self._allowed) - len(self._steps)
-        return {"steps": [*self._steps, *[None] * missing], "diverged": self._diverged, "num_steps": self._num_steps,
-                "train_seconds": self._train_seconds, "check_seconds": self._check_seconds,
-                "num_checks": self._num_checks}
+        return {
+            "steps": [*self._steps, *[None] * missing],
+            "diverged": self._diverged,
+            "num_steps": self._num_steps,
+            "train_seconds": self._train_seconds,
+            "check_seconds": self._check_seconds,
+            "num_checks": self._num_checks,
+        }
 
     def run(self) -> None:
         for step in check_steps(self._interval):
@@ -104,11 +125,16 @@ class _Trial:
     @property
     def _is_over(self) -> bool:
         num_reached = len(self._steps)
-        return num_reached == len(self._allowed) or self._diverged or self._num_steps >= self._limits[num_reached]
+        return (
+            num_reached == len(self._allowed)
+            or self._diverged
+            or self._num_steps >= self._limits[num_reached]
+        )
 
     @property
     def _diverged(self) -> bool:
-        """Whether the loss is not a number any more; on several ranks, that of any part of the batch."""
+        """Whether the loss is not a number any more; on several ranks, that of any part of the
+        batch."""
         return not math.isfinite(self._group.sum(float(self._loss)))
 
     def _train(self, last: int) -> None:
@@ -120,11 +146,12 @@ class _Trial:
         self._train_seconds += time.perf_counter() - start
 
     def _check(self) -> None:
-        """Every rank of a synchronous strategy holds the same weights, and so comes to the same answer."""
+        """Every rank of a synchronous strategy holds the same weights, and so comes to the same
+        answer."""
         start = time.perf_counter()
         self.strategy.synchronise()
         wrong = self._validator.mistakes(self.strategy.predict, self._allowed[len(self._steps)])
-        for allowed in self._allowed[len(self._steps):]:
+        for allowed in self._allowed[len(self._steps) :]:
             if wrong is not None and wrong <= allowed:
                 self._steps.append(self._num_steps)
         self._num_checks += 1

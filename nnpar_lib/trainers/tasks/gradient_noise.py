@@ -1,4 +1,5 @@
-"""The gradient noise scale from data-parallel steps: norms of the gradient before and after the sum over ranks."""
+"""The gradient noise scale from data-parallel steps: norms of the gradient before and after the sum
+over ranks."""
 
 from __future__ import annotations
 
@@ -18,17 +19,21 @@ from nnpar_lib.trainers.timeline import Timeline
 
 
 def gradient_norms(config: dict[str, Any], measured_steps: Sequence[int]) -> list[dict[str, Any]]:
-    """Train in parallel and return the squared norms of gradients at some steps (collective over the world).
+    """Train in parallel and return the squared norms of gradients at some steps (collective over
+    the world).
 
-    A dict a step, the same on the `num_ranks` ranks that take part: `small_square_norm` of a rank's own mean gradient,
-    averaged over ranks, over `small_batch_size` examples; `big_square_norm` of the mean over the whole batch of
-    `big_batch_size`; and `num_examples` of the set that they are drawn from. Every rank's part must be of one size: a
-    global batch that the ranks do not divide is a ValueError, and a last, short batch is not measured.
+    A dict a step, the same on the `num_ranks` ranks that take part: `small_square_norm` of a rank's
+    own mean gradient, averaged over ranks, over `small_batch_size` examples; `big_square_norm` of
+    the mean over the whole batch of `big_batch_size`; and `num_examples` of the set that they are
+    drawn from. Every rank's part must be of one size: a global batch that the ranks do not divide
+    is a ValueError, and a last, short batch is not measured.
     """
     parameters, ranks = RunConfig.from_parameters(config), world()
     if parameters.num_ranks < 2 or parameters.global_batch_size % parameters.num_ranks:
-        raise ValueError(f"num_ranks={parameters.num_ranks} ranks do not divide a batch of "
-                         f"{parameters.global_batch_size} into equal parts of several; take 2 and an even batch")
+        raise ValueError(
+            f"num_ranks={parameters.num_ranks} ranks do not divide a batch of "
+            f"{parameters.global_batch_size} into equal parts of several; take 2 and an even batch"
+        )
     group = ranks.first_ranks(parameters.num_ranks)
     found = [] if group is None else _train(parameters, group, set(measured_steps))
     ranks.idle_barrier()
@@ -48,11 +53,15 @@ def _train(config: RunConfig, group: Communicator, measured: set[int]) -> list[d
         own = float(gradient.double().square().sum()) if step in measured else 0.0
         group.allreduce_sum_(gradient)
         if step in measured and batch.num_global_examples == config.global_batch_size:
-            found.append({
-                "step": step, "small_square_norm": group.sum(own * group.size**2) / group.size,
-                "big_square_norm": float(gradient.double().square().sum()),
-                "small_batch_size": config.global_batch_size // group.size,
-                "big_batch_size": config.global_batch_size, "num_examples": len(data.train_labels),
-            })
+            found.append(
+                {
+                    "step": step,
+                    "small_square_norm": group.sum(own * group.size**2) / group.size,
+                    "big_square_norm": float(gradient.double().square().sum()),
+                    "small_batch_size": config.global_batch_size // group.size,
+                    "big_batch_size": config.global_batch_size,
+                    "num_examples": len(data.train_labels),
+                }
+            )
         replica.update(step)
     return found

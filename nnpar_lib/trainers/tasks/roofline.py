@@ -23,35 +23,61 @@ COPIED_BYTES = 2**27  # many times what a cache holds
 NUM_REPEATS = 7
 
 
-def measure(configs: Sequence[dict[str, Any]], experiment: str = "roofline") -> list[dict[str, Any]]:
-    """Time each block's passes over a batch on the first rank, the others asleep, and both ceilings (collective).
+def measure(
+    configs: Sequence[dict[str, Any]], experiment: str = "roofline"
+) -> list[dict[str, Any]]:
+    """Time each block's passes over a batch on the first rank, the others asleep, and both ceilings
+    (collective).
 
-    Return RooflineRecords as dicts on rank 0, an empty list elsewhere. The update of the weights is not among the
-    passes, nor are its bytes.
+    Return RooflineRecords as dicts on rank 0, an empty list elsewhere. The update of the weights is
+    not among the passes, nor are its bytes.
     """
     ranks = world()
-    records = [_measure(RunConfig.from_parameters(config), experiment) for config in configs] if ranks.rank == 0 else []
+    records = (
+        [_measure(RunConfig.from_parameters(config), experiment) for config in configs]
+        if ranks.rank == 0
+        else []
+    )
     ranks.idle_barrier()
     return [dataclasses.asdict(record) for record in records]
 
 
 def _measure(parameters: RunConfig, experiment: str) -> RooflineRecord:
-    batch_size, origin = parameters.global_batch_size, provenance()  # of the machine before this rank is bound
+    batch_size, origin = (
+        parameters.global_batch_size,
+        provenance(),
+    )  # of the machine before this rank is bound
     place(parameters, SingleCommunicator())
     gemm, copy = gemm_rate(parameters), copy_rate(parameters)
     profiles = block_seconds.profile(parameters, batch_size, NUM_REPEATS)
-    blocks = [{**row, "seconds": profile.seconds}
-              for row, profile in zip(summarize(parameters, batch_size, with_update=False), profiles, strict=True)]
+    blocks = [
+        {**row, "seconds": profile.seconds}
+        for row, profile in zip(
+            summarize(parameters, batch_size, with_update=False), profiles, strict=True
+        )
+    ]
     return RooflineRecord(
-        model=parameters.model, precision=parameters.precision, memory_format=parameters.memory_format,
-        batch_size=batch_size, num_threads=torch.get_num_threads(), ceiling_flop_per_second=gemm, bytes_per_second=copy,
-        blocks=blocks, config=parameters.to_dict(), provenance=origin, experiment=experiment)
+        model=parameters.model,
+        precision=parameters.precision,
+        memory_format=parameters.memory_format,
+        batch_size=batch_size,
+        num_threads=torch.get_num_threads(),
+        ceiling_flop_per_second=gemm,
+        bytes_per_second=copy,
+        blocks=blocks,
+        config=parameters.to_dict(),
+        provenance=origin,
+        experiment=experiment,
+    )
 
 
 def gemm_rate(config: RunConfig) -> float:
-    """Return the multiplications and additions a second of a large matrix product in the config's precision."""
+    """Return the multiplications and additions a second of a large matrix product in the config's
+    precision."""
     dtype = torch.bfloat16 if config.precision == "bf16" else getattr(torch, config.dtype)
-    one, other = (torch.ones(GEMM_SIZE, GEMM_SIZE, dtype=dtype, device=config.device) for _ in range(2))
+    one, other = (
+        torch.ones(GEMM_SIZE, GEMM_SIZE, dtype=dtype, device=config.device) for _ in range(2)
+    )
     return 2 * GEMM_SIZE**3 / _fastest(lambda: torch.mm(one, other), config.device)
 
 

@@ -1,4 +1,5 @@
-"""The measuring protocol: interleaved repeats, idle ranks asleep, a barrier and the maximum over ranks."""
+"""The measuring protocol: interleaved repeats, idle ranks asleep, a barrier and the maximum over
+ranks."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Listener(Protocol):
 
 
 class PrintingListener:
-    """Writes lines to standard output that a launcher reads: progress a few times a second, records in full."""
+    """Writes lines to standard output that a launcher reads: progress a few times a second, records
+    in full."""
 
     def __init__(self, seconds_between: float = 0.5) -> None:
         self._seconds_between = seconds_between
@@ -52,33 +54,50 @@ class PrintingListener:
     def progress(self, fraction: float, text: str) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._seconds_between
-            print(PROGRESS_PREFIX + json.dumps({"fraction": round(fraction, 4), "text": text}), flush=True)
+            print(
+                PROGRESS_PREFIX + json.dumps({"fraction": round(fraction, 4), "text": text}),
+                flush=True,
+            )
 
     def record(self, record: Record) -> None:
         print(RECORD_PREFIX + to_json(record), flush=True)
 
 
-def run_interleaved(configs: Sequence[dict[str, Any]], num_repeats: int = 1, experiment: str = "", *,
-                    labels: Sequence[str] = (), done: Sequence[tuple[int, int]] = (), listener: Listener | None = None
-                    ) -> list[dict[str, Any]]:
+def run_interleaved(
+    configs: Sequence[dict[str, Any]],
+    num_repeats: int = 1,
+    experiment: str = "",
+    *,
+    labels: Sequence[str] = (),
+    done: Sequence[tuple[int, int]] = (),
+    listener: Listener | None = None,
+) -> list[dict[str, Any]]:
     """Run every config once, then all of them again, and so on (collective over the world).
 
-    Neighbours in time are then different configs, so that a drift of the machine meets all of them alike. A config
-    runs on the first `num_ranks` ranks; the others sleep. `labels`, where given, name the configs in the records;
-    `done` are pairs of a repeat and the place of a config that are to be left out. Return the records as dicts on rank
-    0, an empty list elsewhere.
+    Neighbours in time are then different configs, so that a drift of the machine meets all of them
+    alike. A config runs on the first `num_ranks` ranks; the others sleep. `labels`, where given,
+    name the configs in the records; `done` are pairs of a repeat and the place of a config that are
+    to be left out. Return the records as dicts on rank 0, an empty list elsewhere.
     """
     ranks, listener = world(), listener or PrintingListener()
-    named = [*zip(labels or [""] * len(configs), map(RunConfig.from_parameters, configs), strict=True)]
-    todo = [(repeat, *named[index]) for repeat in range(num_repeats) for index in range(len(named))
-            if (repeat, index) not in set(map(tuple, done))]
+    named = [
+        *zip(labels or [""] * len(configs), map(RunConfig.from_parameters, configs), strict=True)
+    ]
+    todo = [
+        (repeat, *named[index])
+        for repeat in range(num_repeats)
+        for index in range(len(named))
+        if (repeat, index) not in set(map(tuple, done))
+    ]
     _prepare({config.dataset for *_, config in todo})
     records = []
     for number, (repeat, label, config) in enumerate(todo):
         group = ranks.first_ranks(config.num_ranks)
         if group is not None:
             report = _reporter(listener, number, len(todo)) if ranks.rank == 0 else _ignore
-            record = train(config, group, report=report, experiment=experiment, label=label, repeat=repeat)
+            record = train(
+                config, group, report=report, experiment=experiment, label=label, repeat=repeat
+            )
             if ranks.rank == 0:
                 listener.record(record)
                 records.append(dataclasses.asdict(record))
@@ -87,17 +106,27 @@ def run_interleaved(configs: Sequence[dict[str, Any]], num_repeats: int = 1, exp
 
 
 def _prepare(datasets: Iterable[str]) -> None:
-    """Have all ranks do at once what each would else do when its first run comes, while the others wait."""
+    """Have all ranks do at once what each would else do when its first run comes, while the others
+    wait."""
     for dataset in datasets:
         batches.load(dataset)
-    torch.optim.SGD([torch.zeros(1)])  # for the first optimizer torch imports nearly a second's worth of modules
+    torch.optim.SGD(
+        [torch.zeros(1)]
+    )  # for the first optimizer torch imports nearly a second's worth of modules
 
 
 def describe_rank() -> dict[str, Any]:
-    """Return who this rank is and what it may use, and the sum of all ranks: a first all-reduce (collective)."""
+    """Return who this rank is and what it may use, and the sum of all ranks: a first all-reduce
+    (collective)."""
     ranks = world()
-    return {"rank": ranks.rank, "size": ranks.size, "host": platform.node(), "process": os.getpid(),
-            "cores": sorted(INITIAL_CORES), "sum_of_ranks": int(ranks.sum(ranks.rank))}
+    return {
+        "rank": ranks.rank,
+        "size": ranks.size,
+        "host": platform.node(),
+        "process": os.getpid(),
+        "cores": sorted(INITIAL_CORES),
+        "sum_of_ranks": int(ranks.sum(ranks.rank)),
+    }
 
 
 @contextmanager
@@ -111,13 +140,19 @@ def abort_all_on_error() -> Iterator[None]:
         world().abort()
 
 
-def sweep_allreduces(kinds: Sequence[str], sizes: Sequence[int], num_ranks: int, num_repeats: int = 7,
-                     dtype: str = "float32", experiment: str = "allreduce", listener: Listener | None = None
-                     ) -> list[dict[str, Any]]:
+def sweep_allreduces(
+    kinds: Sequence[str],
+    sizes: Sequence[int],
+    num_ranks: int,
+    num_repeats: int = 7,
+    dtype: str = "float32",
+    experiment: str = "allreduce",
+    listener: Listener | None = None,
+) -> list[dict[str, Any]]:
     """Time all-reduces of `sizes` numbers by each kind, interleaved (collective over the world).
 
-    A repeat is the mean of as many all-reduces as fill about 20 ms, the maximum over ranks. Return the records as dicts
-    on rank 0, an empty list elsewhere.
+    A repeat is the mean of as many all-reduces as fill about 20 ms, the maximum over ranks. Return
+    the records as dicts on rank 0, an empty list elsewhere.
     """
     ranks, listener = world(), listener or PrintingListener()
     group = ranks.first_ranks(num_ranks)
@@ -128,22 +163,38 @@ def sweep_allreduces(kinds: Sequence[str], sizes: Sequence[int], num_ranks: int,
             seconds = _time_kinds(group, kinds, size, num_repeats, getattr(torch, dtype))
             origin = provenance()
             for kind, times in seconds.items():
-                records.append(AllreduceRecord(allreduce=kind, num_ranks=num_ranks, num_elements=size, dtype=dtype,
-                                               seconds=times, provenance=origin, experiment=experiment,
-                                               oversubscribed=placement.oversubscribed))
+                records.append(
+                    AllreduceRecord(
+                        allreduce=kind,
+                        num_ranks=num_ranks,
+                        num_elements=size,
+                        dtype=dtype,
+                        seconds=times,
+                        provenance=origin,
+                        experiment=experiment,
+                        oversubscribed=placement.oversubscribed,
+                    )
+                )
             if ranks.rank == 0:
                 listener.progress((done + 1) / len(sizes), f"all-reduce of {size:,} numbers")
-                for record in records[-len(kinds):]:
+                for record in records[-len(kinds) :]:
                     listener.record(record)
     ranks.idle_barrier()
     return [dataclasses.asdict(record) for record in records] if ranks.rank == 0 else []
 
 
-def sweep_messages(sizes: Sequence[int], num_repeats: int = 7, experiment: str = "messages", *,
-                   listener: Listener | None = None) -> list[dict[str, Any]]:
-    """Time messages of `sizes` bytes that the first two ranks send to and fro (collective over the world).
+def sweep_messages(
+    sizes: Sequence[int],
+    num_repeats: int = 7,
+    experiment: str = "messages",
+    *,
+    listener: Listener | None = None,
+) -> list[dict[str, Any]]:
+    """Time messages of `sizes` bytes that the first two ranks send to and fro (collective over the
+    world).
 
-    Return the records as dicts on rank 0, an empty list elsewhere. A world of one rank is a ValueError.
+    Return the records as dicts on rank 0, an empty list elsewhere. A world of one rank is a
+    ValueError.
     """
     ranks, listener = world(), listener or PrintingListener()
     group = ranks.first_ranks(2)
@@ -154,8 +205,15 @@ def sweep_messages(sizes: Sequence[int], num_repeats: int = 7, experiment: str =
             round_trip = _ping_pong(group, torch.zeros(size, dtype=torch.uint8))
             count = _count_for(group, round_trip)
             seconds = [_mean_seconds(group, round_trip, count) / 2 for _ in range(num_repeats)]
-            records.append(MessageRecord(num_bytes=size, seconds=seconds, provenance=origin, experiment=experiment,
-                                         oversubscribed=placement.oversubscribed))
+            records.append(
+                MessageRecord(
+                    num_bytes=size,
+                    seconds=seconds,
+                    provenance=origin,
+                    experiment=experiment,
+                    oversubscribed=placement.oversubscribed,
+                )
+            )
             if ranks.rank == 0:
                 listener.record(records[-1])
     ranks.idle_barrier()
@@ -173,7 +231,8 @@ def seconds_per_event(count: int = 20_000) -> float:
 
 
 def _ping_pong(group: Communicator, message: torch.Tensor) -> Callable[[], None]:
-    """Return what sends a message from rank 0 to rank 1 and back, with a new tag each time, as a pipeline does."""
+    """Return what sends a message from rank 0 to rank 1 and back, with a new tag each time, as a
+    pipeline does."""
     answer, tags = torch.empty_like(message), itertools.count()
 
     def round_trip() -> None:
@@ -189,11 +248,15 @@ def _ping_pong(group: Communicator, message: torch.Tensor) -> Callable[[], None]
     return round_trip
 
 
-def _time_kinds(group: Communicator, kinds: Sequence[str], size: int, num_repeats: int, dtype: torch.dtype
-                ) -> dict[str, list[float]]:
+def _time_kinds(
+    group: Communicator, kinds: Sequence[str], size: int, num_repeats: int, dtype: torch.dtype
+) -> dict[str, list[float]]:
     like = torch.zeros(size, dtype=dtype)
     bucket_bytes = RunConfig().bucket_kib * 1024
-    reducers = {kind: allreduce.build(kind, group, like, Timeline(), bucket_bytes=bucket_bytes) for kind in kinds}
+    reducers = {
+        kind: allreduce.build(kind, group, like, Timeline(), bucket_bytes=bucket_bytes)
+        for kind in kinds
+    }
     counts = {kind: _count_for(group, reducer.reduce_) for kind, reducer in reducers.items()}
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(num_repeats):

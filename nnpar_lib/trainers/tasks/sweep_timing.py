@@ -25,14 +25,21 @@ ALONE, TOGETHER = "one at a time", "together"
 NUM_WARMUP_TRIALS, NUM_WARMUP_STEPS = 2, 10
 
 
-def measure(configs: Sequence[dict[str, Any]], experiment: str = "sweep", num_repeats: int = 3) -> list[dict[str, Any]]:
-    """Time the trials in both ways, in turn, on the first rank while the others sleep (collective over the world).
+def measure(
+    configs: Sequence[dict[str, Any]], experiment: str = "sweep", num_repeats: int = 3
+) -> list[dict[str, Any]]:
+    """Time the trials in both ways, in turn, on the first rank while the others sleep (collective
+    over the world).
 
-    All are trained on the first one's batches. Return SweepRecords as dicts on rank 0, an empty list elsewhere.
+    All are trained on the first one's batches. Return SweepRecords as dicts on rank 0, an empty
+    list elsewhere.
     """
     ranks = world()
-    records = _measure([RunConfig.from_parameters(config) for config in configs], experiment, num_repeats) \
-        if ranks.rank == 0 else []
+    records = (
+        _measure([RunConfig.from_parameters(config) for config in configs], experiment, num_repeats)
+        if ranks.rank == 0
+        else []
+    )
     ranks.idle_barrier()
     return [dataclasses.asdict(record) for record in records]
 
@@ -41,17 +48,30 @@ def _measure(trials: list[RunConfig], experiment: str, num_repeats: int) -> list
     first, origin, records = trials[0], provenance(), []
     gpu = place(first, SingleCommunicator()).gpu
     load(first.dataset)
-    ways: dict[str, Callable[[Sequence[RunConfig]], list[float]]] = {ALONE: _train_alone, TOGETHER: _train_together}
+    ways: dict[str, Callable[[Sequence[RunConfig]], list[float]]] = {
+        ALONE: _train_alone,
+        TOGETHER: _train_together,
+    }
     for train in ways.values():
         train([trial.replace(num_steps=NUM_WARMUP_STEPS) for trial in trials[:NUM_WARMUP_TRIALS]])
     for repeat in range(num_repeats):
         for label, train in ways.items():
             start = time.perf_counter()
             losses = train(trials)  # numbers on the host: whatever was queued on a GPU is done
-            records.append(SweepRecord(
-                label=label, num_trials=len(trials), num_steps=first.total_steps, seconds=time.perf_counter() - start,
-                final_losses=losses, config=first.to_dict(), gpu=gpu, provenance=origin, experiment=experiment,
-                repeat=repeat))
+            records.append(
+                SweepRecord(
+                    label=label,
+                    num_trials=len(trials),
+                    num_steps=first.total_steps,
+                    seconds=time.perf_counter() - start,
+                    final_losses=losses,
+                    config=first.to_dict(),
+                    gpu=gpu,
+                    provenance=origin,
+                    experiment=experiment,
+                    repeat=repeat,
+                )
+            )
     return records
 
 
@@ -60,9 +80,12 @@ def _train_together(trials: Sequence[RunConfig]) -> list[float]:
 
 
 def _train_alone(trials: Sequence[RunConfig]) -> list[float]:
-    """Train serially, and as fast as a trial alone can be: no evaluation, nothing waits for the device but the end."""
+    """Train serially, and as fast as a trial alone can be: no evaluation, nothing waits for the
+    device but the end."""
     batches = build_batches(trials[0], 1, 0)
-    return [_last_loss(build_replica(trial, Timeline()), batches, trial.total_steps) for trial in trials]
+    return [
+        _last_loss(build_replica(trial, Timeline()), batches, trial.total_steps) for trial in trials
+    ]
 
 
 def _last_loss(replica: Replica, batches: Batches, num_steps: int) -> float:

@@ -1,4 +1,5 @@
-"""A config is right when it exists: a wrong value is refused in one line that names it and says what would be right."""
+"""A config is right when it exists: a wrong value is refused in one line that names it and says
+what would be right."""
 
 import dataclasses
 import json
@@ -58,41 +59,130 @@ BAD = [
     ({"channels": [32, 0]}, "channels=(32, 0)", "positive whole numbers"),
     ({"global_batch_size": 0}, "global_batch_size=0", "at least 1"),
     ({"global_batch_size": 12_001}, "global_batch_size=12001", "at most 12000"),
-    ({"global_batch_size": 3, "num_ranks": 4, "strategy": "gradient_averaging"}, "num_ranks=4", "fewer ranks"),
+    (
+        {"global_batch_size": 3, "num_ranks": 4, "strategy": "gradient_averaging"},
+        "num_ranks=4",
+        "fewer ranks",
+    ),
     ({"num_ranks": 2}, "num_ranks=2", "gradient_averaging"),
     ({"strategy": "root_worker", "shard_data": False}, "num_ranks=1", "at least 2"),
-    ({"strategy": "weight_averaging", "allreduce": "overlapped"}, "'weight_averaging'", "use gradient_averaging"),
+    (
+        {"strategy": "weight_averaging", "allreduce": "overlapped"},
+        "'weight_averaging'",
+        "use gradient_averaging",
+    ),
     ({"schedule": "gpip"}, "unknown schedule 'gpip'", "did you mean 'gpipe'"),
     ({"num_microbatches": 0}, "num_microbatches=0", "at least 1"),
-    ({"strategy": "pipeline", "num_ranks": 4}, "4 stages are more than the 3 blocks", "fewer ranks"),
-    ({"strategy": "pipeline", "num_ranks": 2, "schedule": "interleaved"}, "4 stages", "fewer ranks or chunks"),
-    ({"strategy": "pipeline", "num_ranks": 2, "num_microbatches": 129}, "num_microbatches=129", "the 128 examples"),
-    ({"strategy": "hybrid", "num_ranks": 4, "pipeline_size": 3}, "pipeline_size=3", "choose from 1, 2, 4"),
-    ({"strategy": "pipeline", "num_ranks": 4, "pipeline_size": 2}, "pipeline_size=2", "use the strategy hybrid"),
-    ({"strategy": "pipeline", "num_ranks": 2, "balance": "time"}, "balance='time'", "layers nor measured"),
-    ({"strategy": "pipeline", "num_ranks": 3, "balance": [2, 1]}, "balance='2,1'", "2 rising numbers from 1 to 2"),
+    (
+        {"strategy": "pipeline", "num_ranks": 4},
+        "4 stages are more than the 3 blocks",
+        "fewer ranks",
+    ),
+    (
+        {"strategy": "pipeline", "num_ranks": 2, "schedule": "interleaved"},
+        "4 stages",
+        "fewer ranks or chunks",
+    ),
+    (
+        {"strategy": "pipeline", "num_ranks": 2, "num_microbatches": 129},
+        "num_microbatches=129",
+        "the 128 examples",
+    ),
+    (
+        {"strategy": "hybrid", "num_ranks": 4, "pipeline_size": 3},
+        "pipeline_size=3",
+        "choose from 1, 2, 4",
+    ),
+    (
+        {"strategy": "pipeline", "num_ranks": 4, "pipeline_size": 2},
+        "pipeline_size=2",
+        "use the strategy hybrid",
+    ),
+    (
+        {"strategy": "pipeline", "num_ranks": 2, "balance": "time"},
+        "balance='time'",
+        "layers nor measured",
+    ),
+    (
+        {"strategy": "pipeline", "num_ranks": 3, "balance": [2, 1]},
+        "balance='2,1'",
+        "2 rising numbers from 1 to 2",
+    ),
     ({"strategy": "pipeline", "data_loading": "loader"}, "data_loading='loader'", "use 'memory'"),
     ({"strategy": "torch_pipelining", "schedule": "sequential"}, "'sequential'", "use gpipe"),
-    ({"strategy": "torch_pipelining", "schedule": "interleaved", "num_ranks": 2, "hidden": "9,9,9", "num_steps": 1,
-      "num_microbatches": 5, "global_batch_size": 60}, "num_microbatches=5", "multiple of num_ranks=2"),
+    (
+        {
+            "strategy": "torch_pipelining",
+            "schedule": "interleaved",
+            "num_ranks": 2,
+            "hidden": "9,9,9",
+            "num_steps": 1,
+            "num_microbatches": 5,
+            "global_batch_size": 60,
+        },
+        "num_microbatches=5",
+        "multiple of num_ranks=2",
+    ),
     ({"strategy": "torch_pipelining", "global_batch_size": 66}, "global_batch_size=66", "multiple"),
-    ({"strategy": "tensor", "num_ranks": 4, "hidden": 3}, "num_ranks=4", "fewer ranks or wider layers"),
+    (
+        {"strategy": "tensor", "num_ranks": 4, "hidden": 3},
+        "num_ranks=4",
+        "fewer ranks or wider layers",
+    ),
     ({**CNN, "kernel_size": 15}, "kernel_size=15", "smaller kernel"),
     ({"communicator": "ncl"}, "unknown communicator 'ncl'", "did you mean 'nccl'"),
-    ({"communicator": "nccl", "device": "cuda"}, "not used by strategy 'serial'", "choose gradient_averaging"),
-    ({**AVERAGING, "communicator": "nccl"}, "device='cuda', not on 'cpu'", "choose communicator='mpi'"),
-    ({**AVERAGING, "communicator": "gloo", "device": "cuda"}, "device='cpu', not on 'cuda'", "communicator='mpi'"),
-    ({**AVERAGING, "communicator": "gloo", "allreduce": "overlapped"}, "communicator='gloo'", "leave one of them out"),
-    ({"cuda_graph": True, "strategy": "pipeline", "num_ranks": 2}, "strategy 'pipeline'", "serial, gradient_averaging"),
-    ({"cuda_graph": True, "optimizer": "adagrad"}, "optimizer='adagrad'", "choose another optimizer"),
-    ({"cuda_graph": True, "data_loading": "loader"}, "data_loading='loader'", "use data_loading='memory'"),
-    ({**AVERAGING, "cuda_graph": True, "allreduce": "overlapped"}, "allreduce='overlapped'", "use 'shared' or 'mpi'"),
-    ({**AVERAGING, "cuda_graph": True, "model": "resnet18"}, "batch_norm='synchronised'", "use batch_norm='local'"),
+    (
+        {"communicator": "nccl", "device": "cuda"},
+        "not used by strategy 'serial'",
+        "choose gradient_averaging",
+    ),
+    (
+        {**AVERAGING, "communicator": "nccl"},
+        "device='cuda', not on 'cpu'",
+        "choose communicator='mpi'",
+    ),
+    (
+        {**AVERAGING, "communicator": "gloo", "device": "cuda"},
+        "device='cpu', not on 'cuda'",
+        "communicator='mpi'",
+    ),
+    (
+        {**AVERAGING, "communicator": "gloo", "allreduce": "overlapped"},
+        "communicator='gloo'",
+        "leave one of them out",
+    ),
+    (
+        {"cuda_graph": True, "strategy": "pipeline", "num_ranks": 2},
+        "strategy 'pipeline'",
+        "serial, gradient_averaging",
+    ),
+    (
+        {"cuda_graph": True, "optimizer": "adagrad"},
+        "optimizer='adagrad'",
+        "choose another optimizer",
+    ),
+    (
+        {"cuda_graph": True, "data_loading": "loader"},
+        "data_loading='loader'",
+        "use data_loading='memory'",
+    ),
+    (
+        {**AVERAGING, "cuda_graph": True, "allreduce": "overlapped"},
+        "allreduce='overlapped'",
+        "use 'shared' or 'mpi'",
+    ),
+    (
+        {**AVERAGING, "cuda_graph": True, "model": "resnet18"},
+        "batch_norm='synchronised'",
+        "use batch_norm='local'",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("parameters", "value", "remedy"), BAD)
-def test_a_wrong_value_is_refused_in_one_line_that_names_it_and_the_remedy(parameters, value, remedy):
+def test_a_wrong_value_is_refused_in_one_line_that_names_it_and_the_remedy(
+    parameters, value, remedy
+):
     with pytest.raises(ValueError) as caught:
         RunConfig(**parameters)
     message = str(caught.value)
@@ -101,10 +191,18 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_it_and_the_remedy(param
     assert len(message.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    (256, (256,)), ("256", (256,)), ("256,128", (256, 128)), (" 256, 128 ", (256, 128)), ([256, 128], (256, 128)),
-    ((256, 128), (256, 128)), ([], ()),
-])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (256, (256,)),
+        ("256", (256,)),
+        ("256,128", (256, 128)),
+        (" 256, 128 ", (256, 128)),
+        ([256, 128], (256, 128)),
+        ((256, 128), (256, 128)),
+        ([], ()),
+    ],
+)
 def test_widths_are_taken_as_papermill_and_shells_give_them(given, expected):
     assert RunConfig(hidden=given).hidden == expected
     assert RunConfig(hidden=given).hidden_widths == expected
@@ -124,7 +222,9 @@ def test_cuts_are_taken_as_papermill_and_shells_give_them(given):
 
 
 def test_an_unknown_name_suggests_the_nearest():
-    with pytest.raises(ValueError, match=r"unknown parameter 'num_rank'; did you mean 'num_ranks'\?"):
+    with pytest.raises(
+        ValueError, match=r"unknown parameter 'num_rank'; did you mean 'num_ranks'\?"
+    ):
         RunConfig.from_parameters({"num_rank": 2})
     with pytest.raises(ValueError, match=r"did you mean 'momentum'\?"):
         RunConfig().replace(momentun=0.5)
@@ -140,25 +240,32 @@ def test_replace_changes_a_copy_and_checks_it():
         config.num_ranks = 3
 
 
-@pytest.mark.parametrize(("strategy", "model"), [(s, m) for s in STRATEGIES for m in MODELS
-                                                 if m == "mlp" or s not in NATIVE_STRATEGIES])
+@pytest.mark.parametrize(
+    ("strategy", "model"),
+    [(s, m) for s in STRATEGIES for m in MODELS if m == "mlp" or s not in NATIVE_STRATEGIES],
+)
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_config_survives_json(strategy, model, dataset):
     hidden = None if model == "resnet18" else (12, 3)
-    config = RunConfig(strategy=strategy, model=model, dataset=dataset, hidden=hidden, lr=1e-3, num_steps=1)
+    config = RunConfig(
+        strategy=strategy, model=model, dataset=dataset, hidden=hidden, lr=1e-3, num_steps=1
+    )
     again = RunConfig.from_parameters(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert hash(again) == hash(config)
 
 
-@pytest.mark.parametrize(("changes", "per_epoch", "total"), [
-    ({"global_batch_size": 100}, 120, 120),
-    ({"global_batch_size": 128}, 94, 94),
-    ({"global_batch_size": 12_000, "num_epochs": 3}, 1, 3),
-    ({"dataset": "mnist", "num_epochs": 2}, 469, 938),
-    ({"num_steps": 10}, 94, 10),
-    ({"num_steps": 1_000, "num_epochs": 2}, 94, 188),
-])
+@pytest.mark.parametrize(
+    ("changes", "per_epoch", "total"),
+    [
+        ({"global_batch_size": 100}, 120, 120),
+        ({"global_batch_size": 128}, 94, 94),
+        ({"global_batch_size": 12_000, "num_epochs": 3}, 1, 3),
+        ({"dataset": "mnist", "num_epochs": 2}, 469, 938),
+        ({"num_steps": 10}, 94, 10),
+        ({"num_steps": 1_000, "num_epochs": 2}, 94, 188),
+    ],
+)
 def test_the_number_of_steps_includes_a_last_short_batch(changes, per_epoch, total):
     config = RunConfig(**changes)
     assert config.num_steps_per_epoch == per_epoch

@@ -1,4 +1,5 @@
-"""A data set that is missing or damaged is told in one line that names file and remedy, before anything starts."""
+"""A data set that is missing or damaged is told in one line that names file and remedy, before
+anything starts."""
 
 import functools
 import gzip
@@ -35,11 +36,17 @@ def write_idx(path, numbers):
 
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory):
-    """Files of random numbers that look like those of fashion_mnist in every way but their pictures."""
+    """Files of random numbers that look like those of fashion_mnist in every way but their
+    pictures."""
     folder, random = tmp_path_factory.mktemp("synthetic"), np.random.default_rng(0)
     for part, number in (("train", 60_000), ("t10k", 10_000)):
-        write_idx(folder / f"{part}-images-idx3-ubyte", random.integers(0, 256, (number, 28, 28), dtype=np.uint8))
-        write_idx(folder / f"{part}-labels-idx1-ubyte", random.integers(0, 10, number, dtype=np.uint8))
+        write_idx(
+            folder / f"{part}-images-idx3-ubyte",
+            random.integers(0, 256, (number, 28, 28), dtype=np.uint8),
+        )
+        write_idx(
+            folder / f"{part}-labels-idx1-ubyte", random.integers(0, 10, number, dtype=np.uint8)
+        )
     return folder
 
 
@@ -56,15 +63,26 @@ def folder(synthetic, tmp_path, monkeypatch):
 
 @pytest.fixture
 def mirror(monkeypatch):
-    """A function that makes torchvision download from an address; first of all from one where nobody listens."""
+    """A function that makes torchvision download from an address; first of all from one where
+    nobody listens."""
+
     def use(url):
         for dataset in (datasets.MNIST, datasets.FashionMNIST):
             monkeypatch.setattr(dataset, "mirrors", [url, url])
 
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # bound, but it does not listen: a connection is refused at once
+        closed.bind(
+            ("127.0.0.1", 0)
+        )  # bound, but it does not listen: a connection is refused at once
         use(f"http://127.0.0.1:{closed.getsockname()[1]}/")
         yield use
 
@@ -104,17 +122,36 @@ def test_digits_need_no_files(monkeypatch, tmp_path):
     preflight.check(RunConfig(dataset="digits"))
 
 
-@pytest.mark.parametrize(("name", "damage", "problem"), [
-    (LABELS, lambda path: os.truncate(path, 9_000), "has 9000 bytes instead of 10008"),
-    (IMAGES, lambda path: os.truncate(path, 7_840_015), "has 7840015 bytes instead of 7840016"),
-    (LABELS, lambda path: os.truncate(path, 0), "starts with nothing instead of 00000801"),
-    (LABELS, lambda path: os.truncate(path, 6), "has 6 bytes instead of 10008"),
-    (LABELS, lambda path: overwrite(path, 10_008, b"\n"), "has 10009 bytes instead of 10008"),
-    (IMAGES, lambda path: overwrite(path, 0, b"\x1f\x8b\x08\x00"), "starts with 1f8b0800 instead of 00000803"),
-    (LABELS, lambda path: overwrite(path, 3, b"\x03"), "starts with 00000803 instead of 00000801"),
-    (IMAGES, lambda path: overwrite(path, 7, b"\x11"), "holds 10001 x 28 x 28 numbers instead of 10000 x 28 x 28"),
-    (LABELS, lambda path: overwrite(path, 5_000, b"\x0a"), "holds the label 10, but classes are 0 to 9"),
-])
+@pytest.mark.parametrize(
+    ("name", "damage", "problem"),
+    [
+        (LABELS, lambda path: os.truncate(path, 9_000), "has 9000 bytes instead of 10008"),
+        (IMAGES, lambda path: os.truncate(path, 7_840_015), "has 7840015 bytes instead of 7840016"),
+        (LABELS, lambda path: os.truncate(path, 0), "starts with nothing instead of 00000801"),
+        (LABELS, lambda path: os.truncate(path, 6), "has 6 bytes instead of 10008"),
+        (LABELS, lambda path: overwrite(path, 10_008, b"\n"), "has 10009 bytes instead of 10008"),
+        (
+            IMAGES,
+            lambda path: overwrite(path, 0, b"\x1f\x8b\x08\x00"),
+            "starts with 1f8b0800 instead of 00000803",
+        ),
+        (
+            LABELS,
+            lambda path: overwrite(path, 3, b"\x03"),
+            "starts with 00000803 instead of 00000801",
+        ),
+        (
+            IMAGES,
+            lambda path: overwrite(path, 7, b"\x11"),
+            "holds 10001 x 28 x 28 numbers instead of 10000 x 28 x 28",
+        ),
+        (
+            LABELS,
+            lambda path: overwrite(path, 5_000, b"\x0a"),
+            "holds the label 10, but classes are 0 to 9",
+        ),
+    ],
+)
 def test_a_damaged_file_is_named_with_problem_and_remedy(folder, name, damage, problem):
     path = own_copy(folder, "fashion_mnist", name)
     damage(path)
@@ -168,7 +205,9 @@ def test_a_file_that_cannot_be_read_is_named(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
-def test_missing_files_without_a_network_fail_fast_and_name_the_remedy(dataset, mirror, tmp_path, monkeypatch):
+def test_missing_files_without_a_network_fail_fast_and_name_the_remedy(
+    dataset, mirror, tmp_path, monkeypatch
+):
     monkeypatch.setenv("NNPAR_DATA", str(tmp_path))
     before = time.monotonic()
     message = refused(files.ensure, dataset)
@@ -211,6 +250,7 @@ def test_a_folder_that_cannot_be_made_is_named(mirror, tmp_path, monkeypatch):
 @pytest.fixture
 def server(tmp_path_factory):
     """A web server on this machine, and the folder that it serves."""
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
@@ -223,23 +263,32 @@ def server(tmp_path_factory):
         server.shutdown()
 
 
-def test_what_is_missing_is_downloaded_and_checked(server, synthetic, mirror, tmp_path, monkeypatch):
+def test_what_is_missing_is_downloaded_and_checked(
+    server, synthetic, mirror, tmp_path, monkeypatch
+):
     url, served = server
     for name in ALL_FILES:
         packed = gzip.compress((synthetic / name).read_bytes(), compresslevel=0)
         (served / f"{name}.gz").write_bytes(packed)
-    resources = [(f"{name}.gz", hashlib.md5((served / f"{name}.gz").read_bytes()).hexdigest()) for name in ALL_FILES]
+    resources = [
+        (f"{name}.gz", hashlib.md5((served / f"{name}.gz").read_bytes()).hexdigest())
+        for name in ALL_FILES
+    ]
     monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
     monkeypatch.setenv("NNPAR_DATA", str(tmp_path / "new"))
     mirror(url)
     preflight.check(RunConfig(dataset="fashion_mnist"))
     for name in ALL_FILES:
-        assert (tmp_path / "new/FashionMNIST/raw" / name).read_bytes() == (synthetic / name).read_bytes()
+        assert (tmp_path / "new/FashionMNIST/raw" / name).read_bytes() == (
+            synthetic / name
+        ).read_bytes()
 
 
 def test_a_download_of_something_else_is_refused(server, mirror, tmp_path, monkeypatch):
     url, served = server
-    (served / "train-images-idx3-ubyte.gz").write_text("<html>\nPlease log in to this network\n</html>")
+    (served / "train-images-idx3-ubyte.gz").write_text(
+        "<html>\nPlease log in to this network\n</html>"
+    )
     mirror(url)
     monkeypatch.setenv("NNPAR_DATA", str(tmp_path))
     assert "corrupted" in refused(files.ensure, "mnist")
@@ -250,10 +299,15 @@ def test_the_data_folder_is_that_of_the_checkout_unless_told_otherwise(monkeypat
     monkeypatch.setenv("NNPAR_DATA", "~/sets")
     assert files.data_folder() == Path.home() / "sets"
     checkout = Path(files.__file__).resolve().parents[2]
-    for unset in (lambda: monkeypatch.setenv("NNPAR_DATA", ""), lambda: monkeypatch.delenv("NNPAR_DATA")):
+    for unset in (
+        lambda: monkeypatch.setenv("NNPAR_DATA", ""),
+        lambda: monkeypatch.delenv("NNPAR_DATA"),
+    ):
         unset()
         assert files.data_folder() == checkout / "data"
-    monkeypatch.setattr(files, "__file__", str(tmp_path / "site-packages/nnpar_lib/datasets/files.py"))
+    monkeypatch.setattr(
+        files, "__file__", str(tmp_path / "site-packages/nnpar_lib/datasets/files.py")
+    )
     assert files.data_folder() == tmp_path / "data"
 
 
@@ -273,14 +327,19 @@ def test_preflight_refuses_a_gpu_that_is_not_there(monkeypatch):
 
 
 def test_preflight_refuses_a_graph_where_there_is_no_gpu_to_record():
-    with pytest.raises(ValueError, match=r"device='cpu' has none; leave cuda_graph out, or use device='cuda'"):
+    with pytest.raises(
+        ValueError, match=r"device='cpu' has none; leave cuda_graph out, or use device='cuda'"
+    ):
         preflight.check(RunConfig(cuda_graph=True))
 
 
-@pytest.mark.parametrize(("changes", "who"), [
-    ({"strategy": "gradient_averaging", "communicator": "nccl"}, "communicator='nccl'"),
-    ({"strategy": "torch_ddp"}, "strategy 'torch_ddp'"),
-])
+@pytest.mark.parametrize(
+    ("changes", "who"),
+    [
+        ({"strategy": "gradient_averaging", "communicator": "nccl"}, "communicator='nccl'"),
+        ({"strategy": "torch_ddp"}, "strategy 'torch_ddp'"),
+    ],
+)
 def test_preflight_refuses_ranks_that_would_share_a_gpu_and_must_not(changes, who, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
@@ -288,19 +347,29 @@ def test_preflight_refuses_ranks_that_would_share_a_gpu_and_must_not(changes, wh
     config = RunConfig(device="cuda", num_ranks=3, **changes)
     with pytest.raises(ValueError) as caught:
         preflight.check(config)
-    assert str(caught.value) == (f"{who} needs a GPU for each rank, but num_ranks=3 puts 3 ranks of a node on 2; take "
-                                 "fewer ranks, or gradient_averaging with communicator='mpi'")
+    assert (
+        str(caught.value)
+        == f"{who} needs a GPU for each rank, but num_ranks=3 puts 3 ranks of a node on 2; take "
+        "fewer ranks, or gradient_averaging with communicator='mpi'"
+    )
     preflight.check(config.replace(num_ranks=2))
     preflight.check(RunConfig(device="cuda", num_ranks=3, strategy="gradient_averaging"))
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
-    with pytest.raises(ValueError, match="is built without nccl; use gradient_averaging with communicator='mpi'"):
+    with pytest.raises(
+        ValueError, match="is built without nccl; use gradient_averaging with communicator='mpi'"
+    ):
         preflight.check(config.replace(num_ranks=2))
 
 
 def python(code):
     path = os.pathsep.join(sys.path)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                         env={**os.environ, "PYTHONPATH": path})
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     return run.stdout.split()
 
 
@@ -313,8 +382,11 @@ def test_the_kernel_side_imports_neither_torch_nor_the_engine_side():
 
 
 def test_torchvision_can_be_imported_and_nothing_is_declared_twice():
-    code = ("from nnpar_lib.datasets import torchvision_operators as operators; import torch;"
-            "first = operators.declare_missing(); import torchvision, torchvision.transforms, torchvision.datasets;"
-            "print((first is None) == torchvision.extension._has_ops());"
-            "operators.declare_missing.cache_clear(); print(operators.declare_missing())")
+    code = (
+        "from nnpar_lib.datasets import torchvision_operators as operators; import torch;first ="
+        " operators.declare_missing(); import torchvision, torchvision.transforms,"
+        " torchvision.datasets;print((first is None) =="
+        " torchvision.extension._has_ops());operators.declare_missing.cache_clear();"
+        " print(operators.declare_missing())"
+    )
     assert python(code) == ["True", "None"]

@@ -10,8 +10,12 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[3]
-CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python", "scipy-openblas32": "openblas",
-               "clang-tidy": "clang-tools"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "playwright": "playwright-python",
+    "scipy-openblas32": "openblas",
+    "clang-tidy": "clang-tools",
+}
 CONDA_ALONE = {"python", "pip"}
 
 
@@ -48,8 +52,13 @@ def pins():
 
 
 def test_conda_and_pip_ask_for_the_same(requirements, conda):
-    ours = {CONDA_NAMES.get(name, name): bounds(requirement) for name, requirement in requirements.items()}
-    theirs = {name: bounds(requirement) for name, requirement in conda.items() if name not in CONDA_ALONE}
+    ours = {
+        CONDA_NAMES.get(name, name): bounds(requirement)
+        for name, requirement in requirements.items()
+    }
+    theirs = {
+        name: bounds(requirement) for name, requirement in conda.items() if name not in CONDA_ALONE
+    }
     assert ours == theirs
 
 
@@ -62,19 +71,38 @@ def test_conda_takes_all_from_one_channel():
 
 
 def test_every_requirement_has_a_lower_bound_and_no_upper_one(requirements):
-    assert not {name for name, found in requirements.items()
-                if [bound.operator for bound in found.specifier] != [">="]}
+    assert not {
+        name
+        for name, found in requirements.items()
+        if [bound.operator for bound in found.specifier] != [">="]
+    }
 
 
 def test_every_requirement_is_pinned_at_a_version_that_satisfies_it(requirements, pins):
-    unpinned = {name for name, found in requirements.items()
-                if name not in pins or not found.specifier.contains(pins[name])}
+    unpinned = {
+        name
+        for name, found in requirements.items()
+        if name not in pins or not found.specifier.contains(pins[name])
+    }
     assert not unpinned
 
 
 def test_what_the_library_imports_is_asked_for(requirements):
-    import_names = {"torch", "torchvision", "mpi4py", "ipyparallel", "ipywidgets", "numpy", "optuna", "pandas",
-                    "matplotlib", "psutil", "safetensors", "scipy", "seaborn"}
+    import_names = {
+        "torch",
+        "torchvision",
+        "mpi4py",
+        "ipyparallel",
+        "ipywidgets",
+        "numpy",
+        "optuna",
+        "pandas",
+        "matplotlib",
+        "psutil",
+        "safetensors",
+        "scipy",
+        "seaborn",
+    }
     carried = {"IPython", "PIL", "sqlalchemy", "traitlets"}  # by what is asked for
     found = set()
     for path in (ROOT / "nnpar_lib").rglob("*.py"):

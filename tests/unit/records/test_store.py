@@ -1,4 +1,5 @@
-"""Records survive: appended, read back, torn by a crash, found again, and never a path of the machine in them."""
+"""Records survive: appended, read back, torn by a crash, found again, and never a path of the
+machine in them."""
 
 import dataclasses
 import json
@@ -22,19 +23,44 @@ ORIGIN = {"host": "here", "source_sha256": "abc", "version": "0"}
 
 def record(**changes):
     values = {
-        "strategy": CONFIG.strategy, "model": CONFIG.model, "dataset": CONFIG.dataset, "num_ranks": 2,
-        "threads_per_rank": 1, "global_batch_size": 128, "optimizer": "momentum", "num_steps": 10,
-        "num_examples": 1280, "train_seconds": 0.5, "samples_per_second": 2560.0, "compute_seconds": 0.4,
-        "communicate_seconds": 0.1, "wait_seconds": None, "activity_seconds": {"forward": 0.4},
-        "final_train_loss": 0.3, "final_test_accuracy": 0.9, "diverged": False, "weights_sha256": "00",
-        "num_parameters": 7, "oversubscribed": False, "bound": True, "config": CONFIG.to_dict(), "provenance": ORIGIN,
+        "strategy": CONFIG.strategy,
+        "model": CONFIG.model,
+        "dataset": CONFIG.dataset,
+        "num_ranks": 2,
+        "threads_per_rank": 1,
+        "global_batch_size": 128,
+        "optimizer": "momentum",
+        "num_steps": 10,
+        "num_examples": 1280,
+        "train_seconds": 0.5,
+        "samples_per_second": 2560.0,
+        "compute_seconds": 0.4,
+        "communicate_seconds": 0.1,
+        "wait_seconds": None,
+        "activity_seconds": {"forward": 0.4},
+        "final_train_loss": 0.3,
+        "final_test_accuracy": 0.9,
+        "diverged": False,
+        "weights_sha256": "00",
+        "num_parameters": 7,
+        "oversubscribed": False,
+        "bound": True,
+        "config": CONFIG.to_dict(),
+        "provenance": ORIGIN,
     }
     return RunRecord(**{**values, **changes})
 
 
 def allreduce_record(**changes):
-    values = {"allreduce": "mpi", "num_ranks": 2, "num_elements": 1000, "dtype": "float32", "seconds": [1e-5, 2e-5],
-              "provenance": ORIGIN, "oversubscribed": False}
+    values = {
+        "allreduce": "mpi",
+        "num_ranks": 2,
+        "num_elements": 1000,
+        "dtype": "float32",
+        "seconds": [1e-5, 2e-5],
+        "provenance": ORIGIN,
+        "oversubscribed": False,
+    }
     return AllreduceRecord(**{**values, **changes})
 
 
@@ -48,7 +74,11 @@ def test_what_is_appended_is_loaded_in_order(file):
     store.append(file, [first])
     store.append(file, [second, third])
     assert store.load(file) == [first, second, third]
-    assert [json.loads(line)["kind"] for line in file.read_text().splitlines()] == ["run", "allreduce", "run"]
+    assert [json.loads(line)["kind"] for line in file.read_text().splitlines()] == [
+        "run",
+        "allreduce",
+        "run",
+    ]
 
 
 def test_appending_nothing_and_loading_nothing(file):
@@ -59,7 +89,9 @@ def test_appending_nothing_and_loading_nothing(file):
 
 def test_a_record_is_on_the_disk_before_append_returns(file, monkeypatch):
     synced = []
-    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").resolve()))
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").resolve())
+    )
     store.append(file, [record()])
     assert synced == [file]
 
@@ -70,7 +102,7 @@ def test_a_torn_line_costs_itself_alone(file, num_bytes):
     whole = file.read_bytes()
     first_line = whole.index(b"\n") + 1
     assert len(whole) > first_line + 1
-    file.write_bytes(whole[:min(first_line + num_bytes, len(whole) - 2)])
+    file.write_bytes(whole[: min(first_line + num_bytes, len(whole) - 2)])
     assert store.load(file) == [record()]
     store.append(file, [record(repeat=2)])
     assert store.load(file) == [record(), record(repeat=2)]
@@ -90,7 +122,9 @@ def test_bytes_that_are_no_text_are_a_torn_line(file):
     assert store.load(file) == [record()]
 
 
-@pytest.mark.parametrize("line", ['{"a": 1}', "[1, 2]", '{"kind": "run", "strategy": "serial"}', '{"kind": "other"}'])
+@pytest.mark.parametrize(
+    "line", ['{"a": 1}', "[1, 2]", '{"kind": "run", "strategy": "serial"}', '{"kind": "other"}']
+)
 def test_another_kind_of_file_is_refused_by_name(file, line):
     store.append(file, [record()])
     file.write_text(line + "\n")
@@ -114,16 +148,19 @@ def test_a_record_is_one_line(file):
     assert store.load(file)[0].experiment == "two\nlines\u2028three"
 
 
-@pytest.mark.parametrize(("change", "num_found"), [
-    ({}, 1),
-    ({"config": CONFIG.replace(seed=4).to_dict()}, 0),
-    ({"config": CONFIG.replace(hidden=(64, 33)).to_dict()}, 0),
-    ({"experiment": "another"}, 0),
-    ({"provenance": {**ORIGIN, "host": "there"}}, 0),
-    ({"provenance": {**ORIGIN, "source_sha256": "abd"}}, 0),
-    ({"provenance": {**ORIGIN, "load_average": 5.0}}, 1),
-    ({"repeat": 7, "final_test_accuracy": 0.1}, 1),
-])
+@pytest.mark.parametrize(
+    ("change", "num_found"),
+    [
+        ({}, 1),
+        ({"config": CONFIG.replace(seed=4).to_dict()}, 0),
+        ({"config": CONFIG.replace(hidden=(64, 33)).to_dict()}, 0),
+        ({"experiment": "another"}, 0),
+        ({"provenance": {**ORIGIN, "host": "there"}}, 0),
+        ({"provenance": {**ORIGIN, "source_sha256": "abd"}}, 0),
+        ({"provenance": {**ORIGIN, "load_average": 5.0}}, 1),
+        ({"repeat": 7, "final_test_accuracy": 0.1}, 1),
+    ],
+)
 def test_a_run_is_found_again_by_what_makes_it(file, change, num_found):
     store.append(file, [allreduce_record(), record(**change)])
     assert len(store.find_done(store.load(file), CONFIG, "", ORIGIN)) == num_found
@@ -135,7 +172,10 @@ def test_a_frame_has_a_row_each_and_the_columns_of_config():
     assert frame["seed"].tolist() == [3, 3]
     assert frame["host"].tolist() == ["here", "here"]
     assert frame["repeat"].tolist() == [0, 1]
-    assert frame["num_steps"].tolist() == [10, 10]  # what was done and not `config`'s limit, which is None
+    assert frame["num_steps"].tolist() == [
+        10,
+        10,
+    ]  # what was done and not `config`'s limit, which is None
     assert "config" not in frame
     assert len(store.frame([])) == 0
 
@@ -147,17 +187,38 @@ def test_records_do_not_change():
 
 def test_provenance_says_what_made_a_number_without_a_path_of_the_machine():
     text = json.dumps(provenance(), allow_nan=False)
-    assert {"version", "source_sha256", "commit", "dirty", "host", "cpu", "num_cores", "memory_gib", "system", "python",
-            "packages", "load_average", "started_at"} == set(json.loads(text))
-    for folder in (Path.home(), Path.cwd(), Path(store.__file__).parent, Path("/usr"), Path("/tmp")):
+    assert {
+        "version",
+        "source_sha256",
+        "commit",
+        "dirty",
+        "host",
+        "cpu",
+        "num_cores",
+        "memory_gib",
+        "system",
+        "python",
+        "packages",
+        "load_average",
+        "started_at",
+    } == set(json.loads(text))
+    for folder in (
+        Path.home(),
+        Path.cwd(),
+        Path(store.__file__).parent,
+        Path("/usr"),
+        Path("/tmp"),
+    ):
         if len(folder.parts) > 1:
             assert f"{folder}/" not in text
     assert {"torch", "mpi4py", "numpy"} <= set(provenance()["packages"])
 
 
 def test_cores_are_counted_as_they_were_before_a_run_bound_the_process():
-    code = ("import os\nfrom nnpar_lib.records import provenance\ncores = os.sched_getaffinity(0)\n"
-            "os.sched_setaffinity(0, {min(cores)})\nprint(provenance.num_cores() - len(cores))")
+    code = (
+        "import os\nfrom nnpar_lib.records import provenance\ncores = os.sched_getaffinity(0)\n"
+        "os.sched_setaffinity(0, {min(cores)})\nprint(provenance.num_cores() - len(cores))"
+    )
     process = run_python("-c", code, timeout=60)
     assert process.stdout.strip() == "0", process.stderr
 
@@ -170,7 +231,9 @@ def test_two_writers_of_one_file_do_not_mix_their_lines(file):
         writer.join()
     found = store.load(file)
     assert len(file.read_bytes().splitlines()) == len(found) == 80
-    assert sorted((one.label, one.repeat) for one in found) == [(str(n), r) for n in range(2) for r in range(40)]
+    assert sorted((one.label, one.repeat) for one in found) == [
+        (str(n), r) for n in range(2) for r in range(40)
+    ]
 
 
 def append_many(path, number):
@@ -206,7 +269,9 @@ def test_merging_adds_what_is_missing_once(tmp_path):
 
 def test_repeats_that_are_recorded_are_found_by_config_and_repeat(file):
     other = CONFIG.replace(seed=4)
-    store.append(file, [record(repeat=1), record(repeat=5), record(repeat=0, config=other.to_dict())])
+    store.append(
+        file, [record(repeat=1), record(repeat=5), record(repeat=0, config=other.to_dict())]
+    )
     found = store.find_repeats(file, [CONFIG, other], 2, "", ORIGIN)
     assert set(found) == {(1, 0), (0, 1)}
     assert store.find_repeats(None, [CONFIG], 2, "", ORIGIN) == {}

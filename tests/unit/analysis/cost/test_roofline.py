@@ -12,10 +12,34 @@ from nnpar_lib.trainers.tasks import roofline as measurement
 
 mpl.use("Agg")
 
-BLOCKS = [{"block": 0, "layers": "Conv2d", "flops": 100.0, "bytes": 10.0, "num_parameters": 1, "seconds": 2.0},
-          {"block": 1, "layers": "Linear", "flops": 10.0, "bytes": 100.0, "num_parameters": 9, "seconds": 8.0}]
-RECORD = {"model": "cnn", "precision": "float32", "memory_format": "contiguous", "convolution": "torch",
-          "batch_size": 4, "blocks": BLOCKS, "ceiling_flop_per_second": 100.0, "bytes_per_second": 25.0}
+BLOCKS = [
+    {
+        "block": 0,
+        "layers": "Conv2d",
+        "flops": 100.0,
+        "bytes": 10.0,
+        "num_parameters": 1,
+        "seconds": 2.0,
+    },
+    {
+        "block": 1,
+        "layers": "Linear",
+        "flops": 10.0,
+        "bytes": 100.0,
+        "num_parameters": 9,
+        "seconds": 8.0,
+    },
+]
+RECORD = {
+    "model": "cnn",
+    "precision": "float32",
+    "memory_format": "contiguous",
+    "convolution": "torch",
+    "batch_size": 4,
+    "blocks": BLOCKS,
+    "ceiling_flop_per_second": 100.0,
+    "bytes_per_second": 25.0,
+}
 
 
 def test_each_block_is_held_against_its_own_ceiling():
@@ -28,7 +52,9 @@ def test_each_block_is_held_against_its_own_ceiling():
 def test_shares_are_those_of_one_way_to_compute():
     other = RECORD | {"convolution": "im2col"}
     table = roofline.table(pd.DataFrame([RECORD, other]))
-    assert table["way"].tolist() == 2 * ["float32, contiguous"] + 2 * ["float32, contiguous, im2col"]
+    assert table["way"].tolist() == 2 * ["float32, contiguous"] + 2 * [
+        "float32, contiguous, im2col"
+    ]
     assert table["share"].tolist() == pytest.approx([0.2, 0.8, 0.2, 0.8])
 
 
@@ -51,8 +77,18 @@ def test_a_measured_roofline_covers_every_block():
 
 
 def test_speedups_are_taken_repeat_by_repeat():
-    runs = pd.DataFrame([{"model": "cnn", "label": label, "repeat": repeat, "samples_per_second": rate * (repeat + 1)}
-                         for repeat in range(3) for label, rate in (("plain", 10.0), ("bf16", 25.0))])
+    runs = pd.DataFrame(
+        [
+            {
+                "model": "cnn",
+                "label": label,
+                "repeat": repeat,
+                "samples_per_second": rate * (repeat + 1),
+            }
+            for repeat in range(3)
+            for label, rate in (("plain", 10.0), ("bf16", 25.0))
+        ]
+    )
     table = precision.speedups(runs, "plain")
     assert table["speedup"].tolist() == [1.0, 2.5] and table["num_repeats"].tolist() == [3, 3]
     ax = precision.draw_speedups(table)
@@ -61,20 +97,41 @@ def test_speedups_are_taken_repeat_by_repeat():
 
 
 def test_what_a_precision_loses_is_counted_over_the_seeds_that_both_have():
-    runs = pd.DataFrame([("cnn", "float32", 0, 0.990), ("cnn", "float32", 1, 0.992), ("cnn", "bf16", 0, 0.989),
-                         ("cnn", "bf16", 1, 0.993), ("cnn", "bf16", 2, 0.5), ("mlp", "bf16", 0, 0.98)],
-                        columns=["model", "precision", "seed", "final_test_accuracy"])
+    runs = pd.DataFrame(
+        [
+            ("cnn", "float32", 0, 0.990),
+            ("cnn", "float32", 1, 0.992),
+            ("cnn", "bf16", 0, 0.989),
+            ("cnn", "bf16", 1, 0.993),
+            ("cnn", "bf16", 2, 0.5),
+            ("mlp", "bf16", 0, 0.98),
+        ],
+        columns=["model", "precision", "seed", "final_test_accuracy"],
+    )
     table = precision.accuracies(runs.assign(num_ranks=1, num_epochs=2, global_batch_size=64))
     assert table[["model", "precision", "num_seeds"]].to_numpy().tolist() == [
-        ["cnn", "float32", 2], ["cnn", "bf16", 3], ["mlp", "bf16", 1]]
-    assert table["lost"].tolist()[:2] == pytest.approx([0, 0]) and table["lost"].isna().tolist() == [False, False, True]
-    assert table["low"].tolist() == [0.990, 0.5, 0.98] and table["high"].tolist() == [0.992, 0.993, 0.98]
+        ["cnn", "float32", 2],
+        ["cnn", "bf16", 3],
+        ["mlp", "bf16", 1],
+    ]
+    assert table["lost"].tolist()[:2] == pytest.approx([0, 0]) and table[
+        "lost"
+    ].isna().tolist() == [False, False, True]
+    assert table["low"].tolist() == [0.990, 0.5, 0.98] and table["high"].tolist() == [
+        0.992,
+        0.993,
+        0.98,
+    ]
 
 
 def test_accuracies_tell_convolutions_as_products_apart():
-    runs = pd.DataFrame([("float32", "torch", 0.99), ("bf16", None, 0.98), ("bf16", "im2col", 0.97)],
-                        columns=["precision", "convolution", "final_test_accuracy"])
-    table = precision.accuracies(runs.assign(model="resnet18", seed=0, num_ranks=1, num_epochs=2, global_batch_size=64))
+    runs = pd.DataFrame(
+        [("float32", "torch", 0.99), ("bf16", None, 0.98), ("bf16", "im2col", 0.97)],
+        columns=["precision", "convolution", "final_test_accuracy"],
+    )
+    table = precision.accuracies(
+        runs.assign(model="resnet18", seed=0, num_ranks=1, num_epochs=2, global_batch_size=64)
+    )
     assert table["precision"].tolist() == ["float32", "bf16, im2col", "bf16"]
     assert table["lost"].tolist() == pytest.approx([0, 0.02, 0.01])
 

@@ -21,11 +21,28 @@ def closed():
 
 def frame():
     def history(loss):
-        return [{"step": step, "train_loss": loss / step, "test_accuracy": 1 - 1 / step} for step in (2, 4)]
+        return [
+            {"step": step, "train_loss": loss / step, "test_accuracy": 1 - 1 / step}
+            for step in (2, 4)
+        ]
 
-    rows = [("mlp", "serial", 100.0, 4.0), ("mlp", "pipeline", 150.0, 3.0), ("cnn", "serial", 10.0, 2.0)]
-    return pd.DataFrame([{"model": model, "strategy": way, "allreduce": "shared", "samples_per_second": rate,
-                          "history": history(loss)} for model, way, rate, loss in rows])
+    rows = [
+        ("mlp", "serial", 100.0, 4.0),
+        ("mlp", "pipeline", 150.0, 3.0),
+        ("cnn", "serial", 10.0, 2.0),
+    ]
+    return pd.DataFrame(
+        [
+            {
+                "model": model,
+                "strategy": way,
+                "allreduce": "shared",
+                "samples_per_second": rate,
+                "history": history(loss),
+            }
+            for model, way, rate, loss in rows
+        ]
+    )
 
 
 def texts(figure):
@@ -41,7 +58,9 @@ def test_each_model_has_its_curves_of_loss_and_accuracy():
 
 
 def test_a_wrong_digit_stands_in_brackets():
-    figure = demo_plots.side_by_side(IMAGES, [7, 2, 9], {"serial": np.concatenate([CERTAIN, CERTAIN])})
+    figure = demo_plots.side_by_side(
+        IMAGES, [7, 2, 9], {"serial": np.concatenate([CERTAIN, CERTAIN])}
+    )
     assert texts(figure) == ["7", "2", "(1)"]
 
 

@@ -33,17 +33,43 @@ def run(rate=1000.0, *, repeat=0, threads=1, cores=4, accuracies=(0.5, 0.8, 0.9)
     config = RunConfig(num_threads=threads, **parameters)
     num_examples = 300 * config.global_batch_size
     seconds = num_examples / rate
-    history = [{"epoch": i, "step": 100 * i, "train_seconds": seconds * i / 3, "train_loss": 1.0, "test_accuracy": a}
-               for i, a in enumerate(accuracies, start=1)]
+    history = [
+        {
+            "epoch": i,
+            "step": 100 * i,
+            "train_seconds": seconds * i / 3,
+            "train_loss": 1.0,
+            "test_accuracy": a,
+        }
+        for i, a in enumerate(accuracies, start=1)
+    ]
     return store.RunRecord(
-        strategy=config.strategy, model=config.model, dataset=config.dataset, num_ranks=config.num_ranks,
-        threads_per_rank=threads, global_batch_size=config.global_batch_size, optimizer=config.optimizer,
-        num_steps=300, num_examples=num_examples, train_seconds=seconds, samples_per_second=rate,
-        compute_seconds=0.6 * seconds, communicate_seconds=0.2 * seconds, wait_seconds=0.1 * seconds,
+        strategy=config.strategy,
+        model=config.model,
+        dataset=config.dataset,
+        num_ranks=config.num_ranks,
+        threads_per_rank=threads,
+        global_batch_size=config.global_batch_size,
+        optimizer=config.optimizer,
+        num_steps=300,
+        num_examples=num_examples,
+        train_seconds=seconds,
+        samples_per_second=rate,
+        compute_seconds=0.6 * seconds,
+        communicate_seconds=0.2 * seconds,
+        wait_seconds=0.1 * seconds,
         activity_seconds={},
-        final_train_loss=0.1, final_test_accuracy=0.9, diverged=False, weights_sha256="", num_parameters=10,
-        oversubscribed=config.num_ranks * threads > cores, bound=True, config=config.to_dict(),
-        provenance={"host": "here"}, history=history, repeat=repeat,
+        final_train_loss=0.1,
+        final_test_accuracy=0.9,
+        diverged=False,
+        weights_sha256="",
+        num_parameters=10,
+        oversubscribed=config.num_ranks * threads > cores,
+        bound=True,
+        config=config.to_dict(),
+        provenance={"host": "here"},
+        history=history,
+        repeat=repeat,
     )
 
 
@@ -52,36 +78,61 @@ def averaging(rate, num_ranks, **parameters):
 
 
 def allreduces(num_elements=(1000, 100_000)):
-    return store.frame([
-        store.AllreduceRecord(allreduce=way, num_ranks=2, num_elements=n, dtype="float32", provenance={},
-                                seconds=[1e-6 * n * slow, 1.1e-6 * n * slow], oversubscribed=False)
-        for way, slow in (("shared", 1), ("mpi", 3)) for n in num_elements])
+    return store.frame(
+        [
+            store.AllreduceRecord(
+                allreduce=way,
+                num_ranks=2,
+                num_elements=n,
+                dtype="float32",
+                provenance={},
+                seconds=[1e-6 * n * slow, 1.1e-6 * n * slow],
+                oversubscribed=False,
+            )
+            for way, slow in (("shared", 1), ("mpi", 3))
+            for n in num_elements
+        ]
+    )
 
 
 def many():
     """Return two repeats of three ways to run, where 8 ranks are more than the cores."""
-    return store.frame([
-        record for repeat in range(2) for record in (
-            run(1000 + repeat, repeat=repeat),
-            *(averaging(900 * min(p, 4) + repeat, p, repeat=repeat) for p in (1, 2, 4, 8)),
-            *(averaging(800 * min(p, 4), p, repeat=repeat, allreduce="mpi") for p in (1, 2, 4)),
-        )])
+    return store.frame(
+        [
+            record
+            for repeat in range(2)
+            for record in (
+                run(1000 + repeat, repeat=repeat),
+                *(averaging(900 * min(p, 4) + repeat, p, repeat=repeat) for p in (1, 2, 4, 8)),
+                *(averaging(800 * min(p, 4), p, repeat=repeat, allreduce="mpi") for p in (1, 2, 4)),
+            )
+        ]
+    )
 
 
 def weak():
-    return store.frame([run(1000, global_batch_size=64)]
-                         + [averaging(900 * p, p, global_batch_size=64 * p) for p in (2, 4)])
+    return store.frame(
+        [run(1000, global_batch_size=64)]
+        + [averaging(900 * p, p, global_batch_size=64 * p) for p in (2, 4)]
+    )
 
 
 def rungs():
-    frame = store.frame([run(300, strategy="tutorial"), run(1000), averaging(1800, 2), averaging(1700, 2, repeat=1)])
-    return frame.assign(label=["as published", "serial", "gradients averaged", "gradients averaged"])
+    frame = store.frame(
+        [run(300, strategy="tutorial"), run(1000), averaging(1800, 2), averaging(1700, 2, repeat=1)]
+    )
+    return frame.assign(
+        label=["as published", "serial", "gradients averaged", "gradients averaged"]
+    )
 
 
 CALLS = {
-    "strong_scaling": lambda: plots.strong_scaling(many()), "weak_scaling": lambda: plots.weak_scaling(weak()),
-    "threads_against_ranks": lambda: plots.threads_against_ranks(many()), "ladder": lambda: plots.ladder(rungs()),
-    "time_split": lambda: plots.time_split(many()), "allreduce": lambda: plots.allreduce(allreduces()),
+    "strong_scaling": lambda: plots.strong_scaling(many()),
+    "weak_scaling": lambda: plots.weak_scaling(weak()),
+    "threads_against_ranks": lambda: plots.threads_against_ranks(many()),
+    "ladder": lambda: plots.ladder(rungs()),
+    "time_split": lambda: plots.time_split(many()),
+    "allreduce": lambda: plots.allreduce(allreduces()),
     "accuracy_curves": lambda: plots.accuracy_curves(many()),
     "throughput": lambda: plots.throughput(weak()),
 }
@@ -89,7 +140,8 @@ ONE_POINT = {
     "strong_scaling": lambda: plots.strong_scaling(store.frame([run()])),
     "weak_scaling": lambda: plots.weak_scaling(store.frame([run()])),
     "threads_against_ranks": lambda: plots.threads_against_ranks(store.frame([averaging(9, 2)])),
-    "ladder": lambda: plots.ladder(rungs()[:1]), "time_split": lambda: plots.time_split(store.frame([run()])),
+    "ladder": lambda: plots.ladder(rungs()[:1]),
+    "time_split": lambda: plots.time_split(store.frame([run()])),
     "allreduce": lambda: plots.allreduce(allreduces([1000])[:1]),
     "accuracy_curves": lambda: plots.accuracy_curves(store.frame([run(accuracies=(0.5,))])),
     "throughput": lambda: plots.throughput(store.frame([run()])),
@@ -103,8 +155,14 @@ def tick_labels(axis):
 
 def points_of(ax, face):
     """Return the x of all markers that are filled with a colour."""
-    return [float(x) for line in ax.lines if line.get_marker() not in ("None", "_", "|", 2, 3)
-            and line.get_linestyle() == "None" and line.get_markerfacecolor() == face for x in line.get_xdata()]
+    return [
+        float(x)
+        for line in ax.lines
+        if line.get_marker() not in ("None", "_", "|", 2, 3)
+        and line.get_linestyle() == "None"
+        and line.get_markerfacecolor() == face
+        for x in line.get_xdata()
+    ]
 
 
 def texts_of(ax):
@@ -137,7 +195,7 @@ def test_no_two_texts_overlap(name):
     ticks = [t for axis in (ax.xaxis, ax.yaxis) for t in axis.get_ticklabels() if t.get_text()]
     boxes = [mpl.text.Text.get_window_extent(t) for t in [*ax.texts, *ticks]]
     for i, box in enumerate(boxes):
-        assert not [other for other in boxes[i + 1:] if box.padded(-1).overlaps(other.padded(-1))]
+        assert not [other for other in boxes[i + 1 :] if box.padded(-1).overlaps(other.padded(-1))]
 
 
 def test_strong_scaling_has_ticks_at_the_counts_and_the_ideal_dashed():
@@ -167,7 +225,12 @@ def test_oversubscribed_points_are_hollow_and_explained():
 
 def test_lines_are_labelled_and_whiskers_are_explained():
     texts = texts_of(plots.strong_scaling(many()))
-    assert {"serial", "gradient averaging (shared memory)", "gradient averaging (MPI)", "linear speedup"} <= {*texts}
+    assert {
+        "serial",
+        "gradient averaging (shared memory)",
+        "gradient averaging (MPI)",
+        "linear speedup",
+    } <= {*texts}
     assert any("whiskers: quartiles of 2 repeats" in text for text in texts)
 
 
@@ -180,26 +243,38 @@ def test_whiskers_reach_from_quartile_to_quartile():
 
 
 def test_siblings_of_a_strategy_are_told_apart_by_label_and_lightness():
-    frame = store.frame([averaging(900 * p, p, global_batch_size=b) for p in (2, 4) for b in (64, 128)])
+    frame = store.frame(
+        [averaging(900 * p, p, global_batch_size=b) for p in (2, 4) for b in (64, 128)]
+    )
     ax = plots.throughput(frame)
     labels = [t for t in ax.texts if "ranks" in t.get_text() and "hollow" not in t.get_text()]
     assert [text[-7:] for text in texts_of(ax)] == ["2 ranks", "4 ranks"]
-    assert labels[0].get_color() != labels[1].get_color() == theme.style_of("gradient_averaging", "shared").colour
+    assert (
+        labels[0].get_color()
+        != labels[1].get_color()
+        == theme.style_of("gradient_averaging", "shared").colour
+    )
 
 
 def test_threads_and_ranks_are_drawn_over_the_cores_that_they_use():
-    frame = store.frame([run(1000), run(1500, threads=2), averaging(1900, 2), averaging(2500, 2, threads=2)])
+    frame = store.frame(
+        [run(1000), run(1500, threads=2), averaging(1900, 2), averaging(2500, 2, threads=2)]
+    )
     ax = plots.threads_against_ranks(frame)
     assert points_of(ax, theme.style_of("serial").colour) == [1, 2]
     assert tick_labels(ax.xaxis) == ["1", "2", "4"]
-    assert {"serial, threads of one process", "gradient averaging (shared memory), 2 threads a rank"} <= {*texts_of(ax)}
+    assert {
+        "serial, threads of one process",
+        "gradient averaging (shared memory), 2 threads a rank",
+    } <= {*texts_of(ax)}
 
 
 def test_ladder_has_seconds_an_epoch_in_order_and_the_serial_line():
     ax = plots.ladder(rungs())
     assert tick_labels(ax.yaxis) == ["as published", "serial", "gradients averaged"]
     assert [bar.get_width() for bar in ax.patches] == pytest.approx(
-        [40, 12, np.mean([12 / 1.8, 12 / 1.7])], rel=0.01)  # 94 batches of 128 hold a few examples too many
+        [40, 12, np.mean([12 / 1.8, 12 / 1.7])], rel=0.01
+    )  # 94 batches of 128 hold a few examples too many
     (line,) = [line for line in ax.lines if line.get_linestyle() == "--"]
     assert list(line.get_xdata()) == pytest.approx([12, 12], rel=0.01)
     assert "40.1 s" in texts_of(ax)
@@ -208,16 +283,29 @@ def test_ladder_has_seconds_an_epoch_in_order_and_the_serial_line():
 
 def test_time_split_bars_sum_to_one():
     ax = plots.time_split(many())
-    widths = pd.DataFrame([[bar.get_y(), bar.get_width()] for bar in ax.patches]).groupby(0)[1].sum()
+    widths = (
+        pd.DataFrame([[bar.get_y(), bar.get_width()] for bar in ax.patches]).groupby(0)[1].sum()
+    )
     assert len(widths) == 8 and list(widths) == pytest.approx([1] * 8)
-    assert [bar.get_x() for bar in ax.patches[::8]] == pytest.approx([0, 0.6, 0.8, 0.9])  # each part after the last
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["compute", "communicate", "wait", "other"]
+    assert [bar.get_x() for bar in ax.patches[::8]] == pytest.approx(
+        [0, 0.6, 0.8, 0.9]
+    )  # each part after the last
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "compute",
+        "communicate",
+        "wait",
+        "other",
+    ]
     assert sum(label.endswith("*") for label in tick_labels(ax.yaxis)) == 1
 
 
-@pytest.mark.parametrize(("x", "last"), [("epoch", 3), ("step", 300), ("examples", 38_400), ("train_seconds", 38.4)])
+@pytest.mark.parametrize(
+    ("x", "last"), [("epoch", 3), ("step", 300), ("examples", 38_400), ("train_seconds", 38.4)]
+)
 def test_accuracy_is_drawn_against_what_was_asked(x, last):
-    ax = plots.accuracy_curves(store.frame([run(seed=0), run(seed=1, accuracies=(0.5, 0.8, 0.7))]), x=x)
+    ax = plots.accuracy_curves(
+        store.frame([run(seed=0), run(seed=1, accuracies=(0.5, 0.8, 0.7))]), x=x
+    )
     (line,) = ax.lines
     assert line.get_xdata()[-1] == pytest.approx(last)
     assert list(line.get_ydata()) == pytest.approx([0.5, 0.8, 0.8])
@@ -251,12 +339,20 @@ def test_save_writes_both_kinds_with_the_alt_text(tmp_path):
     assert root.find(f"{SVG}desc").text == alt
     assert root.get("role") == "img"
     assert Image.open(png).text["Description"] == alt
-    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["the_ladder.png", "the_ladder.svg"]
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == [
+        "the_ladder.png",
+        "the_ladder.svg",
+    ]
 
 
 def test_save_is_deterministic(tmp_path):
-    written = [[p.read_bytes() for p in plots.save(plots.strong_scaling(many()).figure, tmp_path / str(i), "f", "Alt.")]
-               for i in range(2)]
+    written = [
+        [
+            p.read_bytes()
+            for p in plots.save(plots.strong_scaling(many()).figure, tmp_path / str(i), "f", "Alt.")
+        ]
+        for i in range(2)
+    ]
     assert written[0] == written[1]
 
 

@@ -25,7 +25,9 @@ def themed():
 def study_runs():
     fresh = measured(noise=0.05).assign(stage="estimate")
     search = measured(noise=0.05, num_seeds=20, seed=1).assign(stage="search")
-    return pd.concat([part.assign(goal_error=goal) for part in (fresh, search) for goal in (0.1, 0.05)])
+    return pd.concat(
+        [part.assign(goal_error=goal) for part in (fresh, search) for goal in (0.1, 0.05)]
+    )
 
 
 def texts(ax):
@@ -81,8 +83,14 @@ def test_the_fastest_batch_size_of_each_number_of_ranks_has_a_ring():
 
 
 def test_the_noise_scale_stands_beside_the_critical_batch_size():
-    table = pd.DataFrame({"step": [1.0, 10.0, 100.0], "noise_scale": [20.0, 90.0, 300.0], "low": [15.0, 70.0, 200.0],
-                          "high": [30.0, 120.0, np.inf]})
+    table = pd.DataFrame(
+        {
+            "step": [1.0, 10.0, 100.0],
+            "noise_scale": [20.0, 90.0, 300.0],
+            "low": [15.0, 70.0, 200.0],
+            "high": [30.0, 120.0, np.inf],
+        }
+    )
     ax = regime_plots.noise_scale(table, regimes.Interval(180, 150, 220))
     assert "gradient noise scale" in texts(ax) and "critical batch size" in texts(ax)
 
@@ -99,8 +107,19 @@ def test_time_to_goal_shows_what_was_foretold_and_what_runs_took():
 
 
 def test_local_sgd_shows_samples_and_exchanges_against_the_interval():
-    table = pd.DataFrame({"average_every": [1, 4, 16], "samples_ratio": [1, 1.1, 1.4], "samples_low": [1, 1, 1.2],
-                          "samples_high": [1, 1.2, 1.6], "exchanges_ratio": [1, 0.28, 0.09]})
+    table = pd.DataFrame(
+        {
+            "average_every": [1, 4, 16],
+            "samples_ratio": [1, 1.1, 1.4],
+            "samples_low": [1, 1, 1.2],
+            "samples_high": [1, 1.2, 1.6],
+            "exchanges_ratio": [1, 0.28, 0.09],
+        }
+    )
     ax = regime_plots.local_sgd(table)
     assert "samples" in texts(ax) and "exchanges of weights" in texts(ax)
-    assert any(line.get_ydata().tolist() == [1, 0.28, 0.09] for line in ax.lines if len(line.get_ydata()) == 3)
+    assert any(
+        line.get_ydata().tolist() == [1, 0.28, 0.09]
+        for line in ax.lines
+        if len(line.get_ydata()) == 3
+    )

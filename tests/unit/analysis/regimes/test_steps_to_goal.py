@@ -21,8 +21,13 @@ def measured(sizes=tuple(SIZES), *, noise=0.1, num_seeds=10, seed=0, q=1.0, step
     """Return a frame of runs with seed noise in the logarithm."""
     generator = np.random.default_rng(seed)
     true = steps_at(sizes, q) if steps is None else steps
-    return pd.DataFrame([{"batch_size": size, "steps": value * math.exp(noise * generator.normal()), "seed": k}
-                         for size, value in zip(sizes, true, strict=True) for k in range(num_seeds)])
+    return pd.DataFrame(
+        [
+            {"batch_size": size, "steps": value * math.exp(noise * generator.normal()), "seed": k}
+            for size, value in zip(sizes, true, strict=True)
+            for k in range(num_seeds)
+        ]
+    )
 
 
 def true_regime(size):
@@ -63,7 +68,11 @@ def test_labels_are_right_where_the_slope_is_far_from_a_threshold(studies):
         wrong = [label for label in labels[size] if label not in (expected, regimes.UNDETERMINED)]
         if far:
             assert len(wrong) <= 1, (size, expected, labels[size])
-            assert labels[size].count(expected) >= 0.9 * len(labels[size]), (size, expected, labels[size])
+            assert labels[size].count(expected) >= 0.9 * len(labels[size]), (
+                size,
+                expected,
+                labels[size],
+            )
 
 
 def test_three_batch_sizes_are_undetermined():
@@ -84,8 +93,10 @@ def test_pure_noise_is_undetermined():
 
 def test_the_better_form_is_preferred():
     for q, form in ((1.0, "hyperbola"), (2.5, "sharp")):
-        preferred = [regimes.fits(measured(q=q, noise=0.03, seed=seed)).query("preferred")["form"].iloc[0]
-                     for seed in range(6)]
+        preferred = [
+            regimes.fits(measured(q=q, noise=0.03, seed=seed)).query("preferred")["form"].iloc[0]
+            for seed in range(6)
+        ]
         assert preferred.count(form) >= 5
 
 
@@ -101,7 +112,9 @@ def test_a_goal_that_the_median_run_does_not_reach_is_said_to_be_so_and_left_out
     runs = measured()
     runs.loc[(runs["batch_size"] == 8192) & (runs["seed"] < 6), "steps"] = np.nan
     table = regimes.study(runs).set_index("batch_size")
-    assert table.loc[8192, "status"] == "not reached" and math.isnan(table.loc[8192, "median_steps"])
+    assert table.loc[8192, "status"] == "not reached" and math.isnan(
+        table.loc[8192, "median_steps"]
+    )
     assert table.loc[8192, "num_reached"] == 4 and table.loc[8192, "regime"] == regimes.UNDETERMINED
     assert set(regimes.fits(runs)["num_batch_sizes"]) == {11}
 
@@ -115,21 +128,37 @@ def test_estimates_come_from_fresh_seeds_and_the_best_of_n_from_the_search():
     fresh = measured().assign(stage="estimate")
     search = measured(num_seeds=20, seed=1).assign(stage="search")
     both = regimes.study(pd.concat([fresh, search]))
-    assert both["median_steps"].tolist() == regimes.study(fresh.drop(columns="stage"))["median_steps"].tolist()
+    assert (
+        both["median_steps"].tolist()
+        == regimes.study(fresh.drop(columns="stage"))["median_steps"].tolist()
+    )
     assert both["best_of_n"].tolist() == search.groupby("batch_size")["steps"].min().tolist()
     assert both["winners_curse"].min() > 1
 
 
 def test_doublings_halve_at_first_and_gain_nothing_in_the_end():
     table = time_to_goal.doublings(measured(noise=0.03)).set_index("batch_size")
-    assert table["verdict"].iloc[0] == time_to_goal.HALVES and table["verdict"].iloc[-1] == time_to_goal.NO_GAIN
+    assert (
+        table["verdict"].iloc[0] == time_to_goal.HALVES
+        and table["verdict"].iloc[-1] == time_to_goal.NO_GAIN
+    )
     assert table.loc[256, "verdict"] == time_to_goal.LESS
     assert table.loc[4, "ratio"] == pytest.approx(0.51, abs=0.03)
 
 
 def step_seconds(repeats=5):
-    return pd.DataFrame([{"num_ranks": p, "batch_size": size, "seconds": (1e-3 + 1e-5 * size / p) * (1 + 0.01 * k)}
-                         for p in (1, 2) for size in SIZES for k in range(repeats)])
+    return pd.DataFrame(
+        [
+            {
+                "num_ranks": p,
+                "batch_size": size,
+                "seconds": (1e-3 + 1e-5 * size / p) * (1 + 0.01 * k),
+            }
+            for p in (1, 2)
+            for size in SIZES
+            for k in range(repeats)
+        ]
+    )
 
 
 def test_time_to_goal_is_least_where_theory_has_it():
@@ -143,9 +172,13 @@ def test_time_to_goal_is_least_where_theory_has_it():
 
 def test_doublings_of_time_know_the_price_of_a_step():
     table = time_to_goal.doublings(measured(noise=0.01), step_seconds())
-    seconds = table[(table["quantity"] == "seconds") & (table["num_ranks"] == 1)].set_index("batch_size")
+    seconds = table[(table["quantity"] == "seconds") & (table["num_ranks"] == 1)].set_index(
+        "batch_size"
+    )
     assert seconds.loc[4, "verdict"] == time_to_goal.HALVES
-    assert seconds.loc[4096, "ratio"] == pytest.approx(2, rel=0.05)  # a step takes twice as long, and saves none
+    assert seconds.loc[4096, "ratio"] == pytest.approx(
+        2, rel=0.05
+    )  # a step takes twice as long, and saves none
 
 
 def test_ranks_scale_as_amdahl_says():
@@ -158,7 +191,9 @@ def test_two_fits_foretell_the_seconds_and_the_best_batch():
     table = time_to_goal.predicted(measured(noise=0.001, num_seeds=30), step_seconds(repeats=1))
     assert set(table["num_ranks"]) == {1, 2}
     for p, rows in table.groupby("num_ranks"):
-        assert rows["optimal"].iloc[0] == pytest.approx(math.sqrt(B_CRIT * 1e-3 / (1e-5 / p)), rel=0.03)
+        assert rows["optimal"].iloc[0] == pytest.approx(
+            math.sqrt(B_CRIT * 1e-3 / (1e-5 / p)), rel=0.03
+        )
         expected = steps_at(rows["batch_size"]) * (1e-3 + 1e-5 * rows["batch_size"] / p)
         assert rows["seconds"].to_numpy() == pytest.approx(expected.to_numpy(), rel=0.02)
 
@@ -201,8 +236,14 @@ def test_a_frame_without_steps_is_refused_by_name():
         regimes.study(measured().drop(columns="steps"))
 
 
-@pytest.mark.parametrize(("steps", "form", "words"), [
-    ([1, 2], "hyperbola", "at least 3"), ([1, 2, math.nan], "hyperbola", "not reached"), ([1, 2, 3], "cubic", "sharp")])
+@pytest.mark.parametrize(
+    ("steps", "form", "words"),
+    [
+        ([1, 2], "hyperbola", "at least 3"),
+        ([1, 2, math.nan], "hyperbola", "not reached"),
+        ([1, 2, 3], "cubic", "sharp"),
+    ],
+)
 def test_a_fit_of_too_little_is_refused(steps, form, words):
     with pytest.raises(ValueError, match=words):
-        steps_model.fit([4, 8, 16][:len(steps)], steps, form)
+        steps_model.fit([4, 8, 16][: len(steps)], steps, form)

@@ -12,21 +12,40 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.records import store
 
 
-def run(rate=1000.0, *, repeat=0, threads=1, cores=4, accuracy=0.9, split=(0.7, 0.2, 0.1), **parameters):
+def run(
+    rate=1000.0, *, repeat=0, threads=1, cores=4, accuracy=0.9, split=(0.7, 0.2, 0.1), **parameters
+):
     """Return a record of a run of 100 steps at this rate of examples a second."""
     config = RunConfig(num_threads=threads, **parameters)
     num_examples = 100 * config.global_batch_size
     seconds = num_examples / rate
     compute, communicate, wait = (None if share is None else share * seconds for share in split)
     return store.RunRecord(
-        strategy=config.strategy, model=config.model, dataset=config.dataset, num_ranks=config.num_ranks,
-        threads_per_rank=threads, global_batch_size=config.global_batch_size, optimizer=config.optimizer,
-        num_steps=100, num_examples=num_examples, train_seconds=seconds, samples_per_second=rate,
-        compute_seconds=compute, communicate_seconds=communicate, wait_seconds=wait, activity_seconds={},
+        strategy=config.strategy,
+        model=config.model,
+        dataset=config.dataset,
+        num_ranks=config.num_ranks,
+        threads_per_rank=threads,
+        global_batch_size=config.global_batch_size,
+        optimizer=config.optimizer,
+        num_steps=100,
+        num_examples=num_examples,
+        train_seconds=seconds,
+        samples_per_second=rate,
+        compute_seconds=compute,
+        communicate_seconds=communicate,
+        wait_seconds=wait,
+        activity_seconds={},
         final_train_loss=0.1,
-        final_test_accuracy=accuracy, diverged=False, weights_sha256="", num_parameters=10,
-        oversubscribed=config.num_ranks * threads > cores, bound=True, config=config.to_dict(),
-        provenance={"host": "here"}, repeat=repeat,
+        final_test_accuracy=accuracy,
+        diverged=False,
+        weights_sha256="",
+        num_parameters=10,
+        oversubscribed=config.num_ranks * threads > cores,
+        bound=True,
+        config=config.to_dict(),
+        provenance={"host": "here"},
+        repeat=repeat,
     )
 
 
@@ -54,11 +73,17 @@ def test_amdahl_and_efficiency_by_hand():
     assert np.isnan(scaling.karp_flatt(1, 1))
 
 
-@pytest.mark.parametrize("call", [
-    lambda: scaling.karp_flatt(0, 2), lambda: scaling.karp_flatt(1, 0), lambda: scaling.parallel_efficiency(-1, 2),
-    lambda: scaling.amdahl_speedup(1.1, 2), lambda: scaling.amdahl_speedup(0.1, 0),
-    lambda: scaling.amdahl_speedup(float("nan"), 2),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: scaling.karp_flatt(0, 2),
+        lambda: scaling.karp_flatt(1, 0),
+        lambda: scaling.parallel_efficiency(-1, 2),
+        lambda: scaling.amdahl_speedup(1.1, 2),
+        lambda: scaling.amdahl_speedup(0.1, 0),
+        lambda: scaling.amdahl_speedup(float("nan"), 2),
+    ],
+)
 def test_what_cannot_be_is_refused(call):
     with pytest.raises(ValueError, match=r"=(-?[\d.]+|nan) is"):
         call()
@@ -68,7 +93,14 @@ def test_summary_has_quartiles_range_and_count_in_order_of_appearance():
     frame = pd.DataFrame({"name": ["b"] * 5 + ["a"], "x": [5.0, 1, 2, 3, 4, 7]})
     table = scaling.summarize(frame, ["name"], "x")
     assert list(table["name"]) == ["b", "a"]
-    assert list(table.iloc[0][["median", "low", "high", "min", "max", "num_repeats"]]) == [3, 2, 4, 1, 5, 5]
+    assert list(table.iloc[0][["median", "low", "high", "min", "max", "num_repeats"]]) == [
+        3,
+        2,
+        4,
+        1,
+        5,
+        5,
+    ]
     assert table.iloc[1]["num_repeats"] == 1
 
 
@@ -84,12 +116,19 @@ def test_pairing_cancels_a_drift_that_both_share():
     records = [run(1000 * d, repeat=i) for i, d in enumerate(drift)]
     records += [parallel(1800 * d, 2, repeat=i) for i, d in reversed(list(enumerate(drift)))]
     ratio = scaling.paired_ratio(store.frame(records), {"strategy": "serial"}, {"num_ranks": 2})
-    assert (ratio.median, ratio.low, ratio.high, ratio.ci_low, ratio.ci_high) == pytest.approx((1.8,) * 5)
+    assert (ratio.median, ratio.low, ratio.high, ratio.ci_low, ratio.ci_high) == pytest.approx(
+        (1.8,) * 5
+    )
     assert ratio.num_repeats == 5
 
 
 def test_only_repeats_that_both_have_are_paired():
-    records = [run(1000, repeat=0), run(1, repeat=1), parallel(1500, 2, repeat=0), parallel(9, 2, repeat=2)]
+    records = [
+        run(1000, repeat=0),
+        run(1, repeat=1),
+        parallel(1500, 2, repeat=0),
+        parallel(9, 2, repeat=2),
+    ]
     ratio = scaling.paired_ratio(store.frame(records), {"strategy": "serial"}, {"num_ranks": 2})
     assert (ratio.median, ratio.num_repeats) == (1.5, 1)
     assert np.isnan(ratio.ci_low)
@@ -100,7 +139,13 @@ def test_interval_of_the_median_covers_the_truth_about_as_often_as_it_says():
     covered = 0
     for _ in range(100):
         values = np.exp(generator.normal(0, 0.1, size=15))
-        frame = pd.DataFrame({"way": ["a"] * 15 + ["b"] * 15, "repeat": [*range(15)] * 2, "x": [1.0] * 15 + [*values]})
+        frame = pd.DataFrame(
+            {
+                "way": ["a"] * 15 + ["b"] * 15,
+                "repeat": [*range(15)] * 2,
+                "x": [1.0] * 15 + [*values],
+            }
+        )
         ratio = scaling.paired_ratio(frame, {"way": "a"}, {"way": "b"}, "x")
         assert ratio.ci_low <= ratio.median <= ratio.ci_high
         covered += ratio.ci_low <= 1 <= ratio.ci_high
@@ -121,7 +166,10 @@ def test_strong_scaling_of_amdahls_law():
     records = []
     for repeat, drift in enumerate([1.0, 0.7, 1.3]):
         records.append(run(1000 * drift, repeat=repeat))
-        records += [parallel(1000 * drift * scaling.amdahl_speedup(0.1, p), p, repeat=repeat) for p in (2, 4, 8)]
+        records += [
+            parallel(1000 * drift * scaling.amdahl_speedup(0.1, p), p, repeat=repeat)
+            for p in (2, 4, 8)
+        ]
     table = scaling.strong_scaling(store.frame(records))
     row = row_of(table, num_ranks=4)
     assert row["speedup"] == pytest.approx(1 / 0.325)
@@ -145,15 +193,26 @@ def test_threads_count_as_workers():
     table = scaling.strong_scaling(store.frame(records))
     row = row_of(table, num_ranks=2)
     assert (row["num_workers"], row["efficiency"]) == (4, 0.75)
-    by_two = scaling.strong_scaling(store.frame(records), base={"strategy": "serial", "threads_per_rank": 2})
+    by_two = scaling.strong_scaling(
+        store.frame(records), base={"strategy": "serial", "threads_per_rank": 2}
+    )
     assert row_of(by_two, num_ranks=2)["num_workers"] == 2
 
 
 def test_each_batch_size_and_model_has_a_base_of_its_own():
-    records = [run(1000), parallel(1500, 2), run(100, model="cnn"), parallel(190, 2, model="cnn"),
-               run(4000, global_batch_size=512), parallel(4400, 2, global_batch_size=512)]
+    records = [
+        run(1000),
+        parallel(1500, 2),
+        run(100, model="cnn"),
+        parallel(190, 2, model="cnn"),
+        run(4000, global_batch_size=512),
+        parallel(4400, 2, global_batch_size=512),
+    ]
     table = scaling.strong_scaling(store.frame(records))
-    found = {(r.model, r.global_batch_size): r.speedup for r in table[table["num_ranks"] == 2].itertuples()}
+    found = {
+        (r.model, r.global_batch_size): r.speedup
+        for r in table[table["num_ranks"] == 2].itertuples()
+    }
     assert found == pytest.approx({("mlp", 128): 1.5, ("cnn", 128): 1.9, ("mlp", 512): 1.1})
 
 
@@ -172,8 +231,12 @@ def test_scaling_without_a_base_says_so():
 
 
 def test_weak_scaling_compares_at_the_same_local_batch():
-    records = [run(1000, global_batch_size=64), run(9000, global_batch_size=128),
-               parallel(1900, 2, global_batch_size=128), parallel(3000, 4, global_batch_size=256)]
+    records = [
+        run(1000, global_batch_size=64),
+        run(9000, global_batch_size=128),
+        parallel(1900, 2, global_batch_size=128),
+        parallel(3000, 4, global_batch_size=256),
+    ]
     table = scaling.weak_scaling(store.frame(records))
     row = row_of(table, num_ranks=4)
     assert (row["local_batch_size"], row["speedup"], row["efficiency"]) == (64, 3, 0.75)
@@ -181,11 +244,17 @@ def test_weak_scaling_compares_at_the_same_local_batch():
 
 
 def test_time_split_is_by_training_time_and_leaves_the_rest_to_other():
-    records = [run(split=(0.5, 0.2, 0.1), repeat=0), run(split=(0.7, 0.2, 0.1), repeat=1),
-               run(split=(0.6, 0.2, 0.1), repeat=2), parallel(500, 2, allreduce="mpi", split=(0.6, 0.3, None))]
+    records = [
+        run(split=(0.5, 0.2, 0.1), repeat=0),
+        run(split=(0.7, 0.2, 0.1), repeat=1),
+        run(split=(0.6, 0.2, 0.1), repeat=2),
+        parallel(500, 2, allreduce="mpi", split=(0.6, 0.3, None)),
+    ]
     table = scaling.time_split(store.frame(records))
     serial, mpi = row_of(table, strategy="serial"), row_of(table, allreduce="mpi")
-    assert list(serial[["compute", "communicate", "wait", "other"]]) == pytest.approx([0.6, 0.2, 0.1, 0.1])
+    assert list(serial[["compute", "communicate", "wait", "other"]]) == pytest.approx(
+        [0.6, 0.2, 0.1, 0.1]
+    )
     assert list(mpi[["compute", "communicate", "other"]]) == pytest.approx([0.6, 0.3, 0.1])
     assert np.isnan(mpi["wait"])
 
@@ -197,19 +266,30 @@ def test_time_split_stands_a_frame_without_any_wait():
 
 def test_seconds_per_epoch_counts_steps():
     hundred_steps = 100 * 128 / 2000
-    assert scaling.seconds_per_epoch(store.frame([run(2000.0)])).iloc[0] == pytest.approx(hundred_steps * 94 / 100)
+    assert scaling.seconds_per_epoch(store.frame([run(2000.0)])).iloc[0] == pytest.approx(
+        hundred_steps * 94 / 100
+    )
 
 
 def test_accuracy_has_the_range_over_seeds():
-    records = [run(seed=s, accuracy=a) for s, a in enumerate([0.9, 0.8, 0.95])] + [run(seed=0, accuracy=0.9, repeat=1)]
+    records = [run(seed=s, accuracy=a) for s, a in enumerate([0.9, 0.8, 0.95])] + [
+        run(seed=0, accuracy=0.9, repeat=1)
+    ]
     row = scaling.accuracy(store.frame(records), ["strategy"]).iloc[0]
     assert (row["median"], row["min"], row["max"]) == (0.9, 0.8, 0.95)
     assert (row["num_seeds"], row["num_runs"], row["num_diverged"]) == (3, 4, 0)
 
 
 def allreduce(seconds, *, num_elements=1000, dtype="float32", way="shared"):
-    return store.AllreduceRecord(allreduce=way, num_ranks=2, num_elements=num_elements, dtype=dtype,
-                                   seconds=seconds, provenance={"host": "here"}, oversubscribed=False)
+    return store.AllreduceRecord(
+        allreduce=way,
+        num_ranks=2,
+        num_elements=num_elements,
+        dtype=dtype,
+        seconds=seconds,
+        provenance={"host": "here"},
+        oversubscribed=False,
+    )
 
 
 def test_bandwidth_is_bytes_by_median_seconds():
@@ -239,14 +319,18 @@ def test_fit_is_never_negative():
     assert falling.beta == 0 and falling.bandwidth == float("inf")
 
 
-@pytest.mark.parametrize(("num_bytes", "seconds"), [([1, 1], [1, 1]), ([1, 2], [1]), ([1, 2], [1, 0])])
+@pytest.mark.parametrize(
+    ("num_bytes", "seconds"), [([1, 1], [1, 1]), ([1, 2], [1]), ([1, 2], [1, 0])]
+)
 def test_fit_refuses_what_it_cannot_fit(num_bytes, seconds):
     with pytest.raises(ValueError, match="times"):
         scaling.fit_alpha_beta(num_bytes, seconds)
 
 
 def test_analysis_needs_no_engine_side_library():
-    code = ("import sys; from nnpar_lib.analysis import scaling; from nnpar_lib.analysis.figures import plots; "
-            "print([m for m in ('torch', 'mpi4py', 'ipyparallel') if m in sys.modules])")
+    code = (
+        "import sys; from nnpar_lib.analysis import scaling; from nnpar_lib.analysis.figures import"
+        " plots; print([m for m in ('torch', 'mpi4py', 'ipyparallel') if m in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -28,7 +28,9 @@ CONFIG = RunConfig(global_batch_size=BATCH_SIZE, seed=5)
 def random_set(num_examples=NUM_EXAMPLES):
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (num_examples, 28, 28), dtype=torch.uint8, generator=random)
-    return data.DataSet.from_arrays(images, torch.arange(num_examples), images[:10], torch.arange(10))
+    return data.DataSet.from_arrays(
+        images, torch.arange(num_examples), images[:10], torch.arange(10)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +90,13 @@ def test_batches_hold_the_examples_that_their_labels_name(small):
     source = data.BatchSource(small, CONFIG, 1, 0)
     for step in (0, 3, STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH):
         batch = source.batch(step)
-        assert torch.equal(batch.labels, data.global_batch_indices(NUM_EXAMPLES, BATCH_SIZE, 5, step))
+        assert torch.equal(
+            batch.labels, data.global_batch_indices(NUM_EXAMPLES, BATCH_SIZE, 5, step)
+        )
         pixels = small.train_images[batch.labels].double() / 255
-        torch.testing.assert_close(batch.images.double(), (pixels - small.mean) / small.std, rtol=0, atol=2e-6)
+        torch.testing.assert_close(
+            batch.images.double(), (pixels - small.mean) / small.std, rtol=0, atol=2e-6
+        )
 
 
 @pytest.mark.parametrize(("size", "rank"), [(1, 0), (3, 1), (16, 15)])
@@ -100,7 +106,14 @@ def test_loader_gives_the_same_batches_as_memory(small, size, rank, dtype):
     memory = data.batch_source(small, config, size, rank)
     loader = data.batch_source(small, config.replace(data_loading="loader"), size, rank)
     assert isinstance(loader, data.LoaderBatchSource)
-    for step in [0, 1, 2, *range(STEPS_PER_EPOCH + 1), 40, 3]:  # warm-up steps are undone: steps may jump
+    for step in [
+        0,
+        1,
+        2,
+        *range(STEPS_PER_EPOCH + 1),
+        40,
+        3,
+    ]:  # warm-up steps are undone: steps may jump
         expected, found = memory.batch(step), loader.batch(step)
         torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-6)
         assert found.images.dtype == getattr(torch, dtype)
@@ -122,8 +135,12 @@ def test_an_empty_part_is_a_batch_without_examples(small, loading):
 def test_a_seed_of_its_own_replaces_the_seed_of_the_config(small, loading):
     config = CONFIG.replace(data_loading=loading)
     own = data.batch_source(small, config, 1, 0, seed=9)
-    assert torch.equal(own.batch(2).labels, data.batch_source(small, config.replace(seed=9), 1, 0).batch(2).labels)
-    assert not torch.equal(own.batch(2).labels, data.batch_source(small, config, 1, 0).batch(2).labels)
+    assert torch.equal(
+        own.batch(2).labels, data.batch_source(small, config.replace(seed=9), 1, 0).batch(2).labels
+    )
+    assert not torch.equal(
+        own.batch(2).labels, data.batch_source(small, config, 1, 0).batch(2).labels
+    )
 
 
 @pytest.mark.parametrize("loading", ["memory", "loader"])
@@ -147,13 +164,18 @@ def test_normalised_training_images_have_mean_0_and_deviation_1(digits):
     assert images.mean().item() == pytest.approx(0, abs=1e-9)
     assert images.std(correction=0).item() == pytest.approx(1, abs=1e-9)
     pixels = digits.train_images.double() / 255
-    torch.testing.assert_close(images, (pixels - pixels.mean()) / pixels.std(correction=0), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        images, (pixels - pixels.mean()) / pixels.std(correction=0), rtol=0, atol=1e-9
+    )
 
 
 def test_a_normalised_image_has_the_same_bits_wherever_it_stands(small):
     together = data.normalise(small.train_images, small, torch.float32)
     for start, stop in [(0, 1), (3, 50), (7, 9), (102, 103)]:
-        assert torch.equal(data.normalise(small.train_images[start:stop], small, torch.float32), together[start:stop])
+        assert torch.equal(
+            data.normalise(small.train_images[start:stop], small, torch.float32),
+            together[start:stop],
+        )
 
 
 def test_digits_have_the_shapes_and_the_number_that_the_config_says(digits):
@@ -163,7 +185,9 @@ def test_digits_have_the_shapes_and_the_number_that_the_config_says(digits):
     assert digits.train_labels.dtype == digits.test_labels.dtype == torch.int64
     assert len(digits.train_labels) == NUM_TRAINING_EXAMPLES["digits"]
     assert digits.train_images.max() > 250
-    assert digits.test_labels.bincount().min() >= 34  # a fifth of about 180 in each of the ten classes
+    assert (
+        digits.test_labels.bincount().min() >= 34
+    )  # a fifth of about 180 in each of the ten classes
     assert digits.train_labels.bincount().min() >= 1100
 
 
@@ -193,7 +217,10 @@ def test_no_test_digit_is_in_the_training_set(digits):
 
 def test_moved_digits_differ_but_keep_their_ink_inside(digits):
     num_originals = 1437
-    originals, copies = digits.train_images[:num_originals], digits.train_images[num_originals:2 * num_originals]
+    originals, copies = (
+        digits.train_images[:num_originals],
+        digits.train_images[num_originals : 2 * num_originals],
+    )
     assert (originals != copies).flatten(1).any(dim=1).all()
     assert originals[:, 0, :4].max() == 0  # an empty margin, as pictures of MNIST have
     edge = torch.ones(28, 28, dtype=torch.bool)
@@ -206,27 +233,47 @@ def test_moved_digits_differ_but_keep_their_ink_inside(digits):
 
 
 def test_digits_carry_the_right_labels(digits):
-    """A test picture's nearest training picture, and a moved copy's nearest original, mostly show the same digit."""
-    distances = torch.cdist(digits.test_images.flatten(1).float(), digits.train_images.flatten(1).float())
+    """A test picture's nearest training picture, and a moved copy's nearest original, mostly show
+    the same digit."""
+    distances = torch.cdist(
+        digits.test_images.flatten(1).float(), digits.train_images.flatten(1).float()
+    )
     nearest = digits.train_labels[distances.argmin(dim=1)]
     assert (nearest == digits.test_labels).double().mean() > 0.97
-    copies = torch.cdist(digits.train_images[1437:].flatten(1).float(), digits.train_images[:1437].flatten(1).float())
-    assert (digits.train_labels[copies.argmin(dim=1)] == digits.train_labels[1437:]).double().mean() > 0.85
+    copies = torch.cdist(
+        digits.train_images[1437:].flatten(1).float(), digits.train_images[:1437].flatten(1).float()
+    )
+    assert (
+        digits.train_labels[copies.argmin(dim=1)] == digits.train_labels[1437:]
+    ).double().mean() > 0.85
 
 
 def fingerprint():
     digits = data.load("digits")
     order = data.epoch_order(1000, 3, 2)
-    tensors = (digits.train_images, digits.train_labels, digits.test_images, digits.test_labels, order)
+    tensors = (
+        digits.train_images,
+        digits.train_labels,
+        digits.test_images,
+        digits.test_labels,
+        order,
+    )
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
 def test_digits_and_orders_are_the_same_in_another_process_with_other_seeds_and_threads():
-    code = ("import torch, numpy, test_data; torch.manual_seed(99); numpy.random.seed(99); torch.set_num_threads(1);"
-            "print(test_data.fingerprint())")
+    code = (
+        "import torch, numpy, test_data; torch.manual_seed(99); numpy.random.seed(99);"
+        " torch.set_num_threads(1);print(test_data.fingerprint())"
+    )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                         env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"})
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"},
+    )
     assert run.stdout.strip() == fingerprint()
 
 
@@ -236,7 +283,9 @@ def test_a_set_is_loaded_once_a_process(digits):
 
 def test_a_set_of_another_size_than_the_config_counts_with_is_refused(monkeypatch):
     monkeypatch.setattr(data, "_load_files", lambda name: random_set())
-    with pytest.raises(ValueError, match="fashion_mnist has 103 training examples instead of 60000"):
+    with pytest.raises(
+        ValueError, match="fashion_mnist has 103 training examples instead of 60000"
+    ):
         data.load.__wrapped__("fashion_mnist")
 
 
@@ -255,7 +304,10 @@ def test_mnist_is_read_as_it_was_published():
     mnist = data.load("mnist")
     assert mnist.train_images.shape == (60_000, 1, 28, 28)
     assert mnist.test_images.shape == (10_000, 1, 28, 28)
-    assert (mnist.mean, mnist.std) == (pytest.approx(0.1307, abs=5e-5), pytest.approx(0.3081, abs=5e-5))
+    assert (mnist.mean, mnist.std) == (
+        pytest.approx(0.1307, abs=5e-5),
+        pytest.approx(0.3081, abs=5e-5),
+    )
     assert mnist.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert mnist.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert np.bincount(mnist.train_labels).tolist()[:2] == [5923, 6742]

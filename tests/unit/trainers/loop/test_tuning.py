@@ -1,4 +1,5 @@
-"""How a step is computed, in which precision, layout and portions, does not change what it computes."""
+"""How a step is computed, in which precision, layout and portions, does not change what it
+computes."""
 
 import pytest
 import torch
@@ -25,12 +26,16 @@ def gradients(config, num_steps=2):
         losses.append(float(replica.compute_gradient(source.batch(step))))
         if step + 1 < num_steps:
             replica.update(step)
-    return [replica.view_of_gradient(index).clone() for index in range(len(replica.parameters))], losses
+    return [
+        replica.view_of_gradient(index).clone() for index in range(len(replica.parameters))
+    ], losses
 
 
 def difference(config, changed):
     (wanted, losses), (found, other) = gradients(config), gradients(changed)
-    worst = max(float((one - two).norm() / one.norm()) for one, two in zip(wanted, found, strict=True))
+    worst = max(
+        float((one - two).norm() / one.norm()) for one, two in zip(wanted, found, strict=True)
+    )
     return max(worst, *(abs(one / two - 1) for one, two in zip(losses, other, strict=True)))
 
 
@@ -39,8 +44,14 @@ def test_channels_last_computes_the_same(config):
     config = config.replace(dtype="float64")
     changed = config.replace(memory_format="channels_last")
     assert difference(config, changed) < 1e-12
-    weights = [p for p in Replica(changed, Timeline()).parameters if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
-    assert weights and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    weights = [
+        p
+        for p in Replica(changed, Timeline()).parameters
+        if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1
+    ]
+    assert weights and all(
+        weight.is_contiguous(memory_format=torch.channels_last) for weight in weights
+    )
 
 
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
@@ -56,15 +67,22 @@ def test_micro_batches_add_up_to_the_batch(size):
     assert difference(config, config.replace(microbatch_size=size)) < 1e-12
 
 
-@pytest.mark.parametrize("config", [CNN, RESNET, RESNET.replace(convolution="im2col", memory_format="channels_last")])
+@pytest.mark.parametrize(
+    "config", [CNN, RESNET, RESNET.replace(convolution="im2col", memory_format="channels_last")]
+)
 def test_bf16_keeps_weights_and_gradients_in_float32_and_computes_nearly_the_same(config):
     changed = config.replace(precision="bf16")
     replica = Replica(changed, Timeline())
     assert replica.weights.dtype == replica.view_of_gradient(0).dtype == torch.float32
     assert networks.build(changed)(torch.randn(2, 1, 28, 28)).dtype == torch.float32
-    (wanted, losses), (found, other) = gradients(config, num_steps=1), gradients(changed, num_steps=1)
+    (wanted, losses), (found, other) = (
+        gradients(config, num_steps=1),
+        gradients(changed, num_steps=1),
+    )
     flat, rounded = (torch.cat([one.flatten() for one in several]) for several in (wanted, found))
-    assert 1e-4 < float((flat - rounded).norm() / flat.norm()) < 0.5  # 8 bits of mantissa, and still the gradient
+    assert (
+        1e-4 < float((flat - rounded).norm() / flat.norm()) < 0.5
+    )  # 8 bits of mantissa, and still the gradient
     assert losses == pytest.approx(other, rel=0.02)
 
 
@@ -75,7 +93,9 @@ def test_plain_steps_stay_where_nothing_is_clearly_faster():
 
 
 def test_only_models_with_small_images_try_products_of_windows():
-    ways = {model: {way["convolution"] for way in _ways(RunConfig(model=model))} for model in MODELS}
+    ways = {
+        model: {way["convolution"] for way in _ways(RunConfig(model=model))} for model in MODELS
+    }
     assert ways == {"mlp": {"torch"}, "cnn": {"torch"}, "resnet18": {"torch", "im2col"}}
 
 
@@ -85,18 +105,31 @@ def test_a_tuned_run_says_what_it_measured_and_chose():
     assert RunConfig.from_parameters(record.config) == config
     measured = record.tuning["measured"]
     assert [(one["precision"], one["memory_format"]) for one in measured[:4]] == [
-        ("float32", "contiguous"), ("float32", "channels_last"), ("bf16", "contiguous"), ("bf16", "channels_last")]
+        ("float32", "contiguous"),
+        ("float32", "channels_last"),
+        ("bf16", "contiguous"),
+        ("bf16", "channels_last"),
+    ]
     assert [one["microbatch_size"] for one in measured[4:]] == [67, 16, 32, 64]
     best = max(measured[:4], key=lambda one: one["samples_per_second"])
     assert record.tuning["precision"] in ("float32", best["precision"])
     assert "times the samples/s" in record.tuning["why"]
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"strategy": "torch_ddp", "microbatch_size": 8}, "microbatch_size=8 is not offered by strategy 'torch_ddp'"),
-    ({"strategy": "tutorial", "tune": True}, "tune is not offered"),
-    ({"strategy": "gradient_averaging", "allreduce": "overlapped", "tune": True}, "tune does not go with"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"strategy": "torch_ddp", "microbatch_size": 8},
+            "microbatch_size=8 is not offered by strategy 'torch_ddp'",
+        ),
+        ({"strategy": "tutorial", "tune": True}, "tune is not offered"),
+        (
+            {"strategy": "gradient_averaging", "allreduce": "overlapped", "tune": True},
+            "tune does not go with",
+        ),
+    ],
+)
 def test_micro_batches_are_refused_where_a_strategy_has_none(changes, message):
     with pytest.raises(ValueError, match=message):
         RunConfig(**changes)

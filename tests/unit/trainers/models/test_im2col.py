@@ -1,4 +1,5 @@
-"""A convolution computed as a matrix product over windows is torch's, forward and backward, in any geometry."""
+"""A convolution computed as a matrix product over windows is torch's, forward and backward, in any
+geometry."""
 
 import itertools
 
@@ -10,13 +11,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnpar_lib.trainers.models.im2col import Convolution
 from nnpar_lib.trainers.models.networks import Flatten
 
-GEOMETRIES = [(height, size, stride, padding) for height, size, stride, padding
-              in itertools.product((1, 2, 3, 4, 7), (1, 2, 3, 7), (1, 2, 3), (0, 1, 3))
-              if padding < size <= height + 2 * padding]
+GEOMETRIES = [
+    (height, size, stride, padding)
+    for height, size, stride, padding in itertools.product(
+        (1, 2, 3, 4, 7), (1, 2, 3, 7), (1, 2, 3), (0, 1, 3)
+    )
+    if padding < size <= height + 2 * padding
+]
 
 
-def pair(height, size, stride, padding, dtype=torch.float64, num_images=3, memory_format=torch.contiguous_format):
-    """Return what torch's way and ours make of the same numbers: outputs, gradients of images, weights and biases."""
+def pair(
+    height,
+    size,
+    stride,
+    padding,
+    dtype=torch.float64,
+    num_images=3,
+    memory_format=torch.contiguous_format,
+):
+    """Return what torch's way and ours make of the same numbers: outputs, gradients of images,
+    weights and biases."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(num_images, 2, height, height, dtype=dtype, generator=generator)
     images = images.to(memory_format=memory_format).requires_grad_()
@@ -63,7 +77,9 @@ def test_taps_that_only_meet_the_border_are_not_multiplied(height, stride, num_t
 
 def test_large_images_are_left_to_torch():
     layer = Convolution(1, 1, 3, way="im2col", padding=1)
-    functions = [type(layer(torch.ones(1, 1, height, height)).grad_fn).__name__ for height in (8, 9)]
+    functions = [
+        type(layer(torch.ones(1, 1, height, height)).grad_fn).__name__ for height in (8, 9)
+    ]
     assert functions[1] == "ConvolutionBackward0" != functions[0]
 
 

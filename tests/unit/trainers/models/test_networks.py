@@ -1,4 +1,5 @@
-"""Networks have the sizes of the literature, weights from the seed alone, and can be cut between any two blocks."""
+"""Networks have the sizes of the literature, weights from the seed alone, and can be cut between
+any two blocks."""
 
 import pytest
 import torch
@@ -10,24 +11,40 @@ from nnpar_lib.trainers.models import networks
 MLP, CNN = RunConfig(model="mlp"), RunConfig(model="cnn")
 
 
-@pytest.mark.parametrize(("config", "num_parameters"), [
-    (MLP, 235_146),
-    (CNN, 1_199_882),
-    (MLP.replace(hidden=(128,)), 784 * 128 + 128 + 128 * 10 + 10),
-    (MLP.replace(hidden=()), 784 * 10 + 10),
-    (CNN.replace(channels=(4,), kernel_size=5, hidden=(7, 6)),
-     4 * 25 + 4 + (4 * 12 * 12) * 7 + 7 + 7 * 6 + 6 + 6 * 10 + 10),
-    (CNN.replace(channels=(), hidden=(3,)), 784 * 3 + 3 + 3 * 10 + 10),
-])
+@pytest.mark.parametrize(
+    ("config", "num_parameters"),
+    [
+        (MLP, 235_146),
+        (CNN, 1_199_882),
+        (MLP.replace(hidden=(128,)), 784 * 128 + 128 + 128 * 10 + 10),
+        (MLP.replace(hidden=()), 784 * 10 + 10),
+        (
+            CNN.replace(channels=(4,), kernel_size=5, hidden=(7, 6)),
+            4 * 25 + 4 + (4 * 12 * 12) * 7 + 7 + 7 * 6 + 6 + 6 * 10 + 10,
+        ),
+        (CNN.replace(channels=(), hidden=(3,)), 784 * 3 + 3 + 3 * 10 + 10),
+    ],
+)
 def test_number_of_parameters(config, num_parameters):
     assert networks.num_parameters(networks.build(config)) == num_parameters
 
 
-@pytest.mark.parametrize(("config", "layers"), [
-    (MLP, [["Flatten", "Linear", "ReLU"], ["Linear", "ReLU"], ["Linear"]]),
-    (MLP.replace(hidden=()), [["Flatten", "Linear"]]),
-    (CNN, [["Convolution", "ReLU"], ["Convolution", "MaxPool2d", "ReLU"], ["Flatten", "Linear", "ReLU"], ["Linear"]]),
-])
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [
+        (MLP, [["Flatten", "Linear", "ReLU"], ["Linear", "ReLU"], ["Linear"]]),
+        (MLP.replace(hidden=()), [["Flatten", "Linear"]]),
+        (
+            CNN,
+            [
+                ["Convolution", "ReLU"],
+                ["Convolution", "MaxPool2d", "ReLU"],
+                ["Flatten", "Linear", "ReLU"],
+                ["Linear"],
+            ],
+        ),
+    ],
+)
 def test_blocks(config, layers):
     assert [[type(layer).__name__ for layer in block] for block in networks.build(config)] == layers
 
@@ -61,9 +78,13 @@ def test_weights_are_a_function_of_the_seed(config):
 
 
 def test_weights_do_not_depend_on_what_else_the_config_says():
-    changed = networks.build(MLP.replace(num_ranks=2, strategy="torch_ddp", lr=0.5, dataset="mnist"))
-    assert torch.equal(nn.utils.parameters_to_vector(changed.parameters()),
-                       nn.utils.parameters_to_vector(networks.build(MLP).parameters()))
+    changed = networks.build(
+        MLP.replace(num_ranks=2, strategy="torch_ddp", lr=0.5, dataset="mnist")
+    )
+    assert torch.equal(
+        nn.utils.parameters_to_vector(changed.parameters()),
+        nn.utils.parameters_to_vector(networks.build(MLP).parameters()),
+    )
 
 
 @pytest.mark.parametrize("config", [MLP, CNN])
@@ -77,7 +98,11 @@ def test_both_dtypes_start_from_the_same_weights(config, default_dtype):
     finally:
         torch.set_default_dtype(torch.float32)
     for name, weight in single.items():
-        assert (weight.dtype, double[name].dtype, again[name].dtype) == (torch.float32, torch.float64, torch.float32)
+        assert (weight.dtype, double[name].dtype, again[name].dtype) == (
+            torch.float32,
+            torch.float64,
+            torch.float32,
+        )
         assert torch.equal(weight.double(), double[name])
 
 

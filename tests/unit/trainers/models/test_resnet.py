@@ -12,7 +12,8 @@ RESNET = RunConfig(model="resnet18")
 
 
 def torchvision_twin(model):
-    """Return torchvision's network for one channel and 10 classes, with the weights of ours in their order."""
+    """Return torchvision's network for one channel and 10 classes, with the weights of ours in
+    their order."""
     torchvision_operators.declare_missing()
     from torchvision.models import resnet18
 
@@ -42,7 +43,9 @@ def test_the_small_stem_keeps_all_pixels():
 
 
 def test_shapes_do_not_depend_on_how_convolutions_are_computed():
-    assert networks.boundary_shapes(RESNET) == networks.boundary_shapes(RESNET.replace(convolution="im2col"))
+    assert networks.boundary_shapes(RESNET) == networks.boundary_shapes(
+        RESNET.replace(convolution="im2col")
+    )
 
 
 @pytest.mark.parametrize("config", [RESNET, RESNET.replace(stem="small", width=8)])
@@ -61,14 +64,22 @@ def test_hidden_layers_are_refused():
 
 def test_a_summary_adds_up():
     rows = summarize(RESNET, batch_size=2)
-    assert sum(row["num_parameters"] for row in rows) == networks.num_parameters(networks.build(RESNET)) == 11_175_370
-    assert rows[1]["flops"] == 3 * 2 * (2 * 2 * 64 * 64 * 9 * 7 * 7)  # 3 products of 2 layers, 2 operations, 2 examples
+    assert (
+        sum(row["num_parameters"] for row in rows)
+        == networks.num_parameters(networks.build(RESNET))
+        == 11_175_370
+    )
+    assert rows[1]["flops"] == 3 * 2 * (
+        2 * 2 * 64 * 64 * 9 * 7 * 7
+    )  # 3 products of 2 layers, 2 operations, 2 examples
 
 
 def test_a_summary_of_one_layer_is_that_of_paper_and_pencil():
     (row,) = summarize(RunConfig(hidden=(), optimizer="sgd"), batch_size=3)
     weights, biases, inputs, outputs = 7840, 10, 3 * 784, 3 * 10
-    assert row["flops"] == 2 * 2 * 3 * weights  # forward and the weights' gradient; the images need none
+    assert (
+        row["flops"] == 2 * 2 * 3 * weights
+    )  # forward and the weights' gradient; the images need none
     forward = biases + inputs + weights + outputs
     backward = (outputs + inputs + weights) + (outputs + biases)
     assert row["bytes"] == 4 * (forward + backward + 3 * (weights + biases))

@@ -1,4 +1,5 @@
-"""Steps that are recorded and replayed are the steps that a run takes without, whatever changes from step to step."""
+"""Steps that are recorded and replayed are the steps that a run takes without, whatever changes
+from step to step."""
 
 import pytest
 import torch
@@ -13,8 +14,14 @@ from nnpar_lib.trainers.tasks import batched_trials
 from nnpar_lib.trainers.timeline import Timeline
 from tests.tape import TapeRecorder
 
-SHORT = {"global_batch_size": 1111, "num_epochs": 3, "num_steps": 24, "dtype": "float64", "num_threads": 1,
-         "evaluate_every": 0}  # 11 steps an epoch, the last one short
+SHORT = {
+    "global_batch_size": 1111,
+    "num_epochs": 3,
+    "num_steps": 24,
+    "dtype": "float64",
+    "num_threads": 1,
+    "evaluate_every": 0,
+}  # 11 steps an epoch, the last one short
 MLP = RunConfig(hidden=(16,), **SHORT)
 CASES = {
     "sgd": MLP.replace(optimizer="sgd"),
@@ -24,9 +31,13 @@ CASES = {
     "falling rate": MLP.replace(lr_schedule="linear"),
     "adam, falling rate": MLP.replace(optimizer="adam", lr=0.01, lr_schedule="cosine"),
     "micro-batches": MLP.replace(microbatch_size=300),
-    "cnn": MLP.replace(dtype="float32", model="cnn", channels=(3, 4), hidden=(8,)),  # faster than float64
+    "cnn": MLP.replace(
+        dtype="float32", model="cnn", channels=(3, 4), hidden=(8,)
+    ),  # faster than float64
     "bf16": MLP.replace(dtype="float32", precision="bf16"),
-    "statistics": RunConfig(model="resnet18", width=4, **SHORT).replace(num_steps=12, global_batch_size=130),
+    "statistics": (
+        RunConfig(model="resnet18", width=4, **SHORT).replace(num_steps=12, global_batch_size=130)
+    ),
 }
 
 
@@ -49,7 +60,11 @@ def test_a_recorded_run_ends_where_a_plain_one_ends(name, recorders):
     plain = train(config, SingleCommunicator())
     assert not recorders
     recorded = train(config.replace(cuda_graph=True), SingleCommunicator())
-    assert [made.num_records for made in recorders] == [1, 1, 1]  # a gradient, an update, a batch: none anew
+    assert [made.num_records for made in recorders] == [
+        1,
+        1,
+        1,
+    ]  # a gradient, an update, a batch: none anew
     assert min(made.num_replays for made in recorders) > 10
     if "rate" in name:  # which lies on the device in float32
         assert recorded.final_train_loss == pytest.approx(plain.final_train_loss, rel=1e-6)
@@ -63,7 +78,11 @@ def test_a_run_that_goes_on_from_a_checkpoint_records_its_update_anew(recorders,
     train(config.replace(num_steps=11), SingleCommunicator())
     resumed = train(config, SingleCommunicator())
     assert resumed.resumed_at == [11]
-    assert [made.num_records for made in recorders[3:]] == [1, 2, 1]  # momenta lie elsewhere when they are restored
+    assert [made.num_records for made in recorders[3:]] == [
+        1,
+        2,
+        1,
+    ]  # momenta lie elsewhere when they are restored
     assert resumed.weights_sha256 == train(MLP, SingleCommunicator()).weights_sha256
 
 
@@ -73,7 +92,11 @@ def test_work_is_rehearsed_then_recorded_once_and_again_where_a_tensor_has_moved
     for turn in range(1, NUM_REHEARSALS + 4):
         work()
         assert tensors[0].tolist() == [turn] * 3
-    assert (recorder.num_rehearsals, recorder.num_records, recorder.num_replays) == (NUM_REHEARSALS, 1, 3)
+    assert (recorder.num_rehearsals, recorder.num_records, recorder.num_replays) == (
+        NUM_REHEARSALS,
+        1,
+        3,
+    )
     tensors[0] = torch.zeros(3)
     for turn in range(1, NUM_REHEARSALS + 2):
         work()
@@ -89,7 +112,9 @@ def test_a_record_that_waits_for_a_number_is_found_out():
 def test_batches_keep_their_place_but_for_the_short_one_at_the_end_of_an_epoch():
     config = MLP.replace(cuda_graph=True, global_batch_size=67)
     last = config.num_steps_per_epoch - 1
-    batches, plain = (cuda_graph.build_batches(one, 4, 1) for one in (config, config.replace(cuda_graph=False)))
+    batches, plain = (
+        cuda_graph.build_batches(one, 4, 1) for one in (config, config.replace(cuda_graph=False))
+    )
     first = batches.batch(0)
     for step in (0, 3, last - 1, last, last + 1):
         found, wanted = batches.batch(step), plain.batch(step)
@@ -101,8 +126,13 @@ def test_batches_keep_their_place_but_for_the_short_one_at_the_end_of_an_epoch()
 def test_the_loss_of_a_step_stays_what_it_was_when_the_next_one_is_replayed(recorders):
     losses = []
     for config in (MLP, MLP.replace(cuda_graph=True)):
-        replica, batches = cuda_graph.build_replica(config, Timeline()), cuda_graph.build_batches(config, 1, 0)
-        losses.append([replica.compute_gradient(batches.batch(step)) for step in range(NUM_REHEARSALS + 4)])
+        replica, batches = (
+            cuda_graph.build_replica(config, Timeline()),
+            cuda_graph.build_batches(config, 1, 0),
+        )
+        losses.append(
+            [replica.compute_gradient(batches.batch(step)) for step in range(NUM_REHEARSALS + 4)]
+        )
     assert max(made.num_replays for made in recorders) >= 3
     assert losses[0] == losses[1] and len(set(map(float, losses[1]))) == len(losses[1])
 
@@ -119,10 +149,14 @@ def test_what_a_rank_holds_in_memory_does_not_depend_on_the_record(recorders):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
 def test_recorded_trials_end_where_they_end_without(optimizer, recorders):
-    configs = [MLP.replace(optimizer=optimizer, lr=lr, seed=seed, lr_schedule="linear")
-               for lr, seed in ((0.1, 0), (0.03, 1), (0.2, 2))]
+    configs = [
+        MLP.replace(optimizer=optimizer, lr=lr, seed=seed, lr_schedule="linear")
+        for lr, seed in ((0.1, 0), (0.03, 1), (0.2, 2))
+    ]
     plain = batched_trials.train_together(configs)
-    recorded = batched_trials.train_together([config.replace(cuda_graph=True) for config in configs])
+    recorded = batched_trials.train_together(
+        [config.replace(cuda_graph=True) for config in configs]
+    )
     assert [made.num_records for made in recorders] == [0, 1, 1]  # without: none
     assert torch.equal(recorded.losses, plain.losses)
     for name, value in plain.weights.items():

@@ -9,15 +9,26 @@ from nnpar_lib.trainers.step.replica import Replica
 from nnpar_lib.trainers.tasks.batched_trials import train_together
 from nnpar_lib.trainers.timeline import Timeline
 
-BASE = {"num_steps": 12, "global_batch_size": 1111, "num_epochs": 2, "dtype": "float64",
-        "lr_schedule": "linear"}  # with a short batch at the end of an epoch
+BASE = {
+    "num_steps": 12,
+    "global_batch_size": 1111,
+    "num_epochs": 2,
+    "dtype": "float64",
+    "lr_schedule": "linear",
+}  # with a short batch at the end of an epoch
 TRIALS = [(0.3, 0.9, 0), (0.01, 0.5, 0), (0.1, 0.1, 7)]
-CASES = [({"model": "mlp", "hidden": (16,)}, "momentum"), ({"model": "mlp"}, "sgd"),
-         ({"model": "cnn", "channels": (2, 3), "hidden": (8,)}, "nesterov")]
+CASES = [
+    ({"model": "mlp", "hidden": (16,)}, "momentum"),
+    ({"model": "mlp"}, "sgd"),
+    ({"model": "cnn", "channels": (2, 3), "hidden": (8,)}, "nesterov"),
+]
 
 
 def alone(config):
-    replica, source = Replica(config, Timeline()), BatchSource(load(config.dataset), config.replace(seed=0), 1, 0)
+    replica, source = (
+        Replica(config, Timeline()),
+        BatchSource(load(config.dataset), config.replace(seed=0), 1, 0),
+    )
     losses = []
     for step in range(config.total_steps):
         batch = source.batch(step)
@@ -28,20 +39,29 @@ def alone(config):
 
 @pytest.mark.parametrize(("model", "optimizer"), CASES)
 def test_each_trial_ends_where_it_ends_alone(model, optimizer):
-    configs = [RunConfig(optimizer=optimizer, lr=lr, momentum=momentum, seed=seed, **model, **BASE)
-               for lr, momentum, seed in TRIALS]
+    configs = [
+        RunConfig(optimizer=optimizer, lr=lr, momentum=momentum, seed=seed, **model, **BASE)
+        for lr, momentum, seed in TRIALS
+    ]
     together = train_together(configs)
     for index, config in enumerate(configs):
         losses, weights = alone(config)
         assert together.losses[:, index].tolist() == pytest.approx(losses, rel=1e-10)
         for name, value in weights.items():
-            torch.testing.assert_close(together.weights[name][index], value.detach(), rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(
+                together.weights[name][index], value.detach(), rtol=1e-9, atol=1e-12
+            )
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"global_batch_size": 32}, "may differ in lr, momentum and seed only"),
-    ({"optimizer": "adam"}, "optimizer='adam' has no batched form"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_batch_size": 32}, "may differ in lr, momentum and seed only"),
+        ({"optimizer": "adam"}, "optimizer='adam' has no batched form"),
+    ],
+)
 def test_what_cannot_be_stacked_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        train_together([RunConfig(**changes), RunConfig(optimizer=changes.get("optimizer", "momentum"))])
+        train_together(
+            [RunConfig(**changes), RunConfig(optimizer=changes.get("optimizer", "momentum"))]
+        )

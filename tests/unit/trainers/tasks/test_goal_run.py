@@ -15,7 +15,9 @@ from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.tasks.goal_run import check_steps, run_trial
 from nnpar_lib.trainers.timeline import Timeline
 
-CONFIG = RunConfig(dataset="digits", global_batch_size=100, lr=0.1, num_threads=1, binding="none", hidden=(32,))
+CONFIG = RunConfig(
+    dataset="digits", global_batch_size=100, lr=0.1, num_threads=1, binding="none", hidden=(32,)
+)
 GOALS = (0.5, 0.4, 0.3)
 
 
@@ -30,8 +32,12 @@ def error(model, data):
 
 
 def plainly(num_steps):
-    """Train and look at all validation examples at each step that is checked; return the errors by step."""
-    data, strategy = load_split("digits"), strategies.build(CONFIG, SingleCommunicator(), Timeline())
+    """Train and look at all validation examples at each step that is checked; return the errors by
+    step."""
+    data, strategy = (
+        load_split("digits"),
+        strategies.build(CONFIG, SingleCommunicator(), Timeline()),
+    )
     source, errors = BatchSource(data, CONFIG, size=1, rank=0), {}
     checked = set(itertools.takewhile(lambda step: step <= num_steps, check_steps()))
     for step in range(num_steps):
@@ -69,7 +75,9 @@ def test_a_run_that_is_not_a_number_has_diverged():
 def test_checks_are_at_most_three_percent_apart_or_one_step():
     steps = list(itertools.islice(check_steps(), 200))
     assert steps[:3] == [1, 2, 3]
-    assert all(after == before + 1 or after <= 1.03 * before for before, after in itertools.pairwise(steps))
+    assert all(
+        after == before + 1 or after <= 1.03 * before for before, after in itertools.pairwise(steps)
+    )
 
 
 def test_weights_that_are_averaged_now_and_then_are_looked_at_then():
@@ -107,7 +115,9 @@ def test_what_is_held_out_is_not_trained_on(name):
     num_pictures = 1437
     pictures = set((held_out % num_pictures).tolist())
     others = set(range(len(whole.train_labels))) - set(held_out.tolist())
-    assert not pictures & {index % num_pictures for index in others}  # no moved copy of a held-out picture either
+    assert not pictures & {
+        index % num_pictures for index in others
+    }  # no moved copy of a held-out picture either
     assert data.test_labels.bincount(minlength=10).min() > 20
 
 
