@@ -262,7 +262,7 @@ def quasi_random_points(num_points: int, num_dimensions: int) -> list[list[float
         trial = points.ask(space)
         found.append([float(trial.params[name]) for name in names])
         points.tell(trial, 0.0)
-    # the first is drawn at random before the sampler knows the space, the second is one of its corners
+    # the first is drawn at random before the sampler knows the space, the second is a corner
     return found[2:]
 
 

@@ -1,5 +1,6 @@
 """pip's and conda's lists of what is needed say the same, and every pin satisfies them."""
 
+import ast
 import re
 import sys
 import tomllib
@@ -104,9 +105,13 @@ def test_what_the_library_imports_is_asked_for(requirements):
         "seaborn",
     }
     carried = {"IPython", "PIL", "sqlalchemy", "traitlets"}  # by what is asked for
-    found = set()
+    imported = set()
     for path in (ROOT / "nnpar_lib").rglob("*.py"):
-        found |= set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.MULTILINE))
-    foreign = found - set(sys.stdlib_module_names) - {"nnpar_lib"}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
+    foreign = imported - set(sys.stdlib_module_names) - {"nnpar_lib"}
     assert foreign <= import_names | carried
     assert foreign - carried <= set(requirements)
