@@ -16,13 +16,12 @@ from typing import cast
 
 from nnpar_lib.cli.options import config_from
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.environment import launched_rank, memory_folder
 from nnpar_lib.launch import environment, lifeline, native, preflight
 from nnpar_lib.launch.rank_output import ProgressDisplay
 from nnpar_lib.records import store, trace
 from nnpar_lib.records.provenance import provenance
 
-# SLURM_PROCID is not among them: a batch script that srun did not launch carries one too.
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 SIZE_VARIABLES = (
     "OMPI_COMM_WORLD_SIZE",
     "PMIX_SIZE",
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if _is_done_already(config, arguments):
         return 0
-    if native.is_native(config):
+    if config.is_native:
         return _run_native(config, arguments.num_repeats, arguments.out, size)
     if size is None and config.num_ranks > 1:
         return _launch(config.num_ranks)
@@ -78,12 +77,6 @@ def launched_size() -> int | None:
     if launched_rank() is None:
         return None
     return next((int(os.environ[name]) for name in SIZE_VARIABLES if name in os.environ), 1)
-
-
-def launched_rank() -> int | None:
-    """Return this process's rank as its launcher gave it, None for a process that was started
-    alone."""
-    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), None)
 
 
 def complain(message: str) -> None:
@@ -185,10 +178,7 @@ def _launch(num_ranks: int) -> int:
 
     It hangs on a lifeline: whatever ends this process, no rank stays behind.
     """
-    memory = (
-        "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    )  # messages between ranks pass through the folder
-    with tempfile.TemporaryDirectory(prefix="nnpar-", dir=memory) as folder:
+    with tempfile.TemporaryDirectory(prefix="nnpar-", dir=memory_folder()) as folder:
         private = environment.private_files(folder) if environment.num_nodes() == 1 else {}
         command = [
             *lifeline.command(folder),

@@ -28,7 +28,7 @@ RECORDING = ("serial", "gradient_averaging")  # may take recorded steps
 
 def check(config: RunConfig) -> None:
     """Raise a ValueError where a strategy has not what the config asks for."""
-    if config.strategy.startswith("cpp"):
+    if config.is_native:
         _check_native(config)
     if config.communicator != "mpi":
         _check_communicator(config)

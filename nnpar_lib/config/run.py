@@ -252,6 +252,11 @@ class RunConfig:
         return first + len(self.hidden_widths) + 1
 
     @property
+    def is_native(self) -> bool:
+        """Whether the program in C++ takes the steps."""
+        return self.strategy in NATIVE_STRATEGIES
+
+    @property
     def num_stage_ranks(self) -> int:
         """Ranks that a model is cut over; the others hold copies."""
         return (self.pipeline_size or self.num_ranks) if self.strategy in PIPELINES else 1

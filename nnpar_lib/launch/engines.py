@@ -24,7 +24,7 @@ import psutil
 from traitlets.config import Config
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.run import NATIVE_STRATEGIES
+from nnpar_lib.config.environment import memory_folder
 from nnpar_lib.launch import calls, environment, lifeline, task_farm
 from nnpar_lib.launch.calls import RankError
 from nnpar_lib.launch.rank_output import (
@@ -228,7 +228,7 @@ class Engines:
                     f"num_ranks={config.num_ranks} is more than the {self.num_ranks} engines that"
                     f" run; start more with engines({config.num_ranks}) or ask for fewer ranks"
                 )
-            if config.strategy in NATIVE_STRATEGIES:
+            if config.is_native:
                 raise ValueError(
                     f"strategy {config.strategy!r} starts ranks of its own; use"
                     " launch.native.run(config)"
@@ -274,7 +274,7 @@ class _Cluster:
         self._is_one_node = environment.num_nodes() == 1
         # engines on other nodes need the folder too: the working directory is shared, others need
         # not be
-        parent = environment.memory_folder() if self._is_one_node else Path.cwd()
+        parent = memory_folder() if self._is_one_node else Path.cwd()
         self._folder = tempfile.mkdtemp(
             prefix=f".nnpar-{environment.job_id() or 'local'}-", dir=parent
         )

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+from nnpar_lib.config.environment import RANK_VARIABLES
 
 # Each setting under its Open MPI 5 (PRTE_) and its Open MPI 4 (OMPI_) name; a version passes over
 # the other's.
@@ -89,12 +89,6 @@ def num_nodes(env: Mapping[str, str] = os.environ) -> int:
     return int(env.get("SLURM_JOB_NUM_NODES", 1))
 
 
-def is_rank(env: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a launcher started this process as a rank; a batch script alone has
-    SLURM_PROCID too."""
-    return any(name in env for name in RANK_VARIABLES if name != "SLURM_PROCID")
-
-
 def job_id(env: Mapping[str, str] = os.environ) -> str:
     """Return the id of the SLURM job that this process is in, nothing outside of any."""
     return env.get("SLURM_JOB_ID", "")
@@ -103,16 +97,11 @@ def job_id(env: Mapping[str, str] = os.environ) -> str:
 def mpi_rank(env: Mapping[str, str] = os.environ) -> int:
     """Return the rank that the MPI launcher gave to this process; a RuntimeError where there was no
     launcher."""
-    for name in RANK_VARIABLES:
+    variables = (*RANK_VARIABLES, "SLURM_PROCID")
+    for name in variables:
         if name in env:
             return int(env[name])
     raise RuntimeError(
-        f"this process has no MPI rank (none of {', '.join(RANK_VARIABLES)} is set); "
+        f"this process has no MPI rank (none of {', '.join(variables)} is set); "
         "start it with mpiexec"
     )
-
-
-def memory_folder() -> str | None:
-    """Return a folder in memory, through which ranks can pass their messages; None where there is
-    none."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

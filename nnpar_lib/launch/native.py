@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.environment import memory_folder
 from nnpar_lib.launch import environment, lifeline, preflight
 from nnpar_lib.records import store
 from nnpar_lib.records.provenance import num_cores, provenance
@@ -101,12 +102,12 @@ def run(
     `sgemm_flop_per_second`. The final weights stay in `weights_file` where one is given: float32 in
     the model's order.
     """
-    if not is_native(config):
+    if not config.is_native:
         raise ValueError(
             f"strategy {config.strategy!r} is no program in C++; use engines, or strategy='cpp'"
         )
     preflight.check(config)
-    with tempfile.TemporaryDirectory(prefix="nnpar-", dir=_memory_folder()) as folder:
+    with tempfile.TemporaryDirectory(prefix="nnpar-", dir=memory_folder()) as folder:
         origin, record_file, final = (
             provenance(),
             Path(folder, "record.jsonl"),
@@ -151,7 +152,7 @@ def run_interleaved(
     """
     records = []
     for repeat, config in itertools.product(range(num_repeats), configs):
-        if ranks is None or is_native(config):
+        if ranks is None or config.is_native:
             record = run(config, experiment=experiment, measure_sgemm=measure_sgemm)
         else:
             record = ranks.run(config, experiment=experiment)
@@ -159,11 +160,6 @@ def run_interleaved(
         if results_file is not None:
             store.append(results_file, records[-1:])
     return records
-
-
-def is_native(config: RunConfig) -> bool:
-    """Return whether a config is for the program in C++."""
-    return config.strategy.startswith("cpp")
 
 
 def start(num_ranks: int, words: Sequence[str], folder: str, program: Path | None = None) -> None:
@@ -246,10 +242,6 @@ def _find(name: str) -> str:
             f" {name}`"
         )
     return found
-
-
-def _memory_folder() -> str | None:
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnpar_lib.config import RunConfig, offers
+from nnpar_lib.config.environment import launched_rank
 from nnpar_lib.datasets import files
 from nnpar_lib.launch import environment
 from nnpar_lib.records import checkpoint_file
@@ -95,7 +96,7 @@ def _check_gpus_of_ranks(config: RunConfig) -> None:
     num_ranks = -(-config.num_ranks // environment.num_nodes())
     problem = (
         ""
-        if environment.is_rank()
+        if launched_rank() is not None
         else offers.shared_gpus(config, num_ranks, torch.cuda.device_count())
     )
     if problem:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PROGRESS_PREFIX = "NNPAR-PROGRESS "
-RECORD_PREFIX = "NNPAR-RECORD "
+from nnpar_lib.records.wire import PROGRESS_PREFIX, RECORD_PREFIX
+
 NOTEBOOK_SECONDS = 0.5
 TERMINAL_SECONDS = 0.5
 LOG_SECONDS = 60.0

@@ -23,6 +23,12 @@ class MessageRecord:
     schema: int = SCHEMA
 
 
+# How tensor parallelism splits a layer over ranks.
+WHOLE = "whole"
+BY_OUTPUT = "by output"
+BY_INPUT = "by input"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProfileRecord:
     """What each block of a model costs with `batch_size` examples a rank, while `num_ranks` ranks

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from nnpar_lib.launch.environment import is_rank, mpi_environment, mpi_rank, mpiexec_command
+from nnpar_lib.config.environment import launched_rank
+from nnpar_lib.launch.environment import mpi_environment, mpi_rank, mpiexec_command
 
 OVERSUBSCRIBE = {"PRTE_MCA_rmaps_default_mapping_policy", "OMPI_MCA_rmaps_base_oversubscribe"}
 
@@ -69,8 +70,8 @@ def test_the_rank_is_the_one_that_the_launcher_gave():
 
 
 def test_a_batch_script_is_no_rank():
-    assert is_rank({"OMPI_COMM_WORLD_RANK": "0", "SLURM_PROCID": "0"})
-    assert not is_rank({"SLURM_PROCID": "0"})
+    assert launched_rank({"OMPI_COMM_WORLD_RANK": "0", "SLURM_PROCID": "0"}) == 0
+    assert launched_rank({"SLURM_PROCID": "0"}) is None
 
 
 def test_the_mpiexec_of_this_environment_is_there():

@@ -17,9 +17,9 @@ import numpy as np
 from nnpar_lib import schedules
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta
 from nnpar_lib.config import RunConfig, cuts
+from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, WHOLE
 from nnpar_lib.schedules import FORWARD, Event, Instruction, Pipeline
 
-WHOLE, BY_OUTPUT, BY_INPUT = "whole", "by output", "by input"  # how tensor parallelism cuts a block
 NOTHING = AlphaBeta(0, 0)
 Architecture = tuple[object, ...]
 

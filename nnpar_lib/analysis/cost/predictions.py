@@ -16,6 +16,7 @@ from nnpar_lib.analysis.cost.cost_model import Architecture, Block, Machine, Mod
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta
 from nnpar_lib.config import RunConfig
 from nnpar_lib.datasets.files import NUM_CLASSES
+from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, WHOLE
 from nnpar_lib.records.store import Record, RunRecord
 
 NUM_COPIES = 3  # weights, gradient, momentum
@@ -217,7 +218,7 @@ def deep_model(num_layers: int, width: int, machine: AssumedMachine) -> Model:
             parameter_bytes=4 * width * (width + 1),
             output_bytes_per_example=4 * width,
             layer_bytes_per_example=4 * width,
-            split=cost_model.BY_INPUT if layer % 2 else cost_model.BY_OUTPUT,
+            split=BY_INPUT if layer % 2 else BY_OUTPUT,
         )
         for layer in range(num_layers)
     ]
@@ -343,13 +344,10 @@ def memory_bytes(config: RunConfig, model: Model) -> float:
     outputs = sum(block.output_bytes_per_example for block in model.blocks)
     if config.strategy == "tensor":
         shared = sum(
-            block.output_bytes_per_example
-            for block in model.blocks
-            if block.split == cost_model.BY_OUTPUT
+            block.output_bytes_per_example for block in model.blocks if block.split == BY_OUTPUT
         )
         held = sum(
-            block.parameter_bytes / (1 if block.split == cost_model.WHOLE else p)
-            for block in model.blocks
+            block.parameter_bytes / (1 if block.split == WHOLE else p) for block in model.blocks
         )
         return NUM_COPIES * held + size * (outputs - shared + shared / p)
     if config.num_stage_ranks == 1:

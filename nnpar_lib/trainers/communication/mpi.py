@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnpar_lib.config.environment import launched_rank
 from nnpar_lib.trainers.communication.communicator import (
     Communicator,
     Request,
@@ -28,18 +28,14 @@ from nnpar_lib.trainers.communication.communicator import (
 )
 from nnpar_lib.trainers.communication.stall import StallWatch
 
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 VIEW, STAGED, ADDRESS = "view", "staged", "address"  # how a tensor is handed to MPI
 
 
 def world() -> Communicator:
     """Return all ranks that were launched together; alone, a group of one that needs no MPI."""
-    return MpiCommunicator(_mpi().COMM_WORLD) if launched_by_mpi() else SingleCommunicator()
-
-
-def launched_by_mpi() -> bool:
-    """Return whether this process was started as a rank by mpiexec or srun."""
-    return any(name in os.environ for name in RANK_VARIABLES)
+    if launched_rank() is None:
+        return SingleCommunicator()
+    return MpiCommunicator(_mpi().COMM_WORLD)
 
 
 @cache

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, WHOLE
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.data.batches import part
 from nnpar_lib.trainers.models import networks
@@ -23,7 +24,6 @@ from nnpar_lib.trainers.models.im2col import Convolution
 from nnpar_lib.trainers.models.resnet import ResidualBlock
 from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, FORWARD, Timeline
 
-WHOLE, BY_OUTPUT, BY_INPUT = "whole", "by output", "by input"
 SPLIT_DIMENSION = {BY_OUTPUT: 0, BY_INPUT: 1}
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.run import NATIVE_STRATEGIES
 from nnpar_lib.trainers import strategies
 from nnpar_lib.trainers.communication.communicator import SingleCommunicator
 from nnpar_lib.trainers.data.batches import load, normalise
@@ -51,9 +50,8 @@ def _probabilities(config: RunConfig, file: Path, inputs: Tensor) -> np.ndarray[
     if not file.exists():
         raise ValueError(f"{file} does not exist; train first, with checkpoint={str(file)!r}")
     trained = strategies.build(serial_twin(config), SingleCommunicator(), Timeline())
-    (_load_native if config.strategy in NATIVE_STRATEGIES else _load_checkpoint)(
-        trained, file, config
-    )
+    load_weights = _load_native if config.is_native else _load_checkpoint
+    load_weights(trained, file, config)
     logits = trained.predict(inputs.to(config.device))
     trained.close()
     return logits.float().softmax(dim=1).cpu().numpy()

@@ -21,6 +21,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.records.kinds import MessageRecord
 from nnpar_lib.records.provenance import INITIAL_CORES, provenance
 from nnpar_lib.records.store import AllreduceRecord, Record, to_json
+from nnpar_lib.records.wire import PROGRESS_PREFIX, RECORD_PREFIX
 from nnpar_lib.trainers.communication import allreduce
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.communication.mpi import world
@@ -28,9 +29,6 @@ from nnpar_lib.trainers.data import batches
 from nnpar_lib.trainers.loop.placement import place
 from nnpar_lib.trainers.loop.training import train
 from nnpar_lib.trainers.timeline import Timeline
-
-PROGRESS_PREFIX = "NNPAR-PROGRESS "
-RECORD_PREFIX = "NNPAR-RECORD "
 
 
 class Listener(Protocol):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from nnpar_lib.analysis.cost import calibration, comparison, cost_model, predictions
-from nnpar_lib.analysis.cost.cost_model import BY_INPUT, BY_OUTPUT, Block, Machine, Model
+from nnpar_lib.analysis.cost.cost_model import Block, Machine, Model
 from nnpar_lib.analysis.scaling import AlphaBeta
 from nnpar_lib.config import RunConfig
 from nnpar_lib.records import store
-from nnpar_lib.records.kinds import MessageRecord, ProfileRecord
+from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, MessageRecord, ProfileRecord
 from nnpar_lib.records.store import AllreduceRecord
 from nnpar_lib.schedules import ideal_bubble_fraction
 from tests.conftest import ROOT, run_python
