@@ -19,7 +19,7 @@ from pathlib import Path
 from nnpar_lib.analysis.cost import calibration, cost_model, predictions
 from nnpar_lib.config import RunConfig
 from nnpar_lib.records import store
-from nnpar_lib.records.store import Record, RunRecord
+from nnpar_lib.records.kinds import Record, RunRecord
 
 RECORDS = Path(__file__).resolve().parents[1] / "report" / "results" / "mnist-full"
 NUM_MEASURED, LOCAL_BATCH_SIZE, GPU_BATCH_SIZE, NUM_EPOCHS = 2, 32, 256, 100

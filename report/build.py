@@ -20,8 +20,9 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.config.run import DATASETS, NATIVE_STRATEGIES
 from nnpar_lib.datasets import files as data_files
 from nnpar_lib.launch.notebook import PRESETS
+from nnpar_lib.records.kinds import RunRecord
 from nnpar_lib.records.provenance import num_cores, source_sha256
-from nnpar_lib.records.store import RunRecord, load
+from nnpar_lib.records.store import load
 
 REPORT = Path(__file__).resolve().parent
 ROOT = REPORT.parent

@@ -20,6 +20,7 @@ from nnpar_lib.config.environment import launched_rank, memory_folder
 from nnpar_lib.launch import environment, lifeline, native, preflight
 from nnpar_lib.launch.rank_output import ProgressDisplay
 from nnpar_lib.records import store, trace
+from nnpar_lib.records.kinds import Record, RunRecord
 from nnpar_lib.records.provenance import provenance
 
 SIZE_VARIABLES = (
@@ -85,7 +86,7 @@ def complain(message: str) -> None:
         print(f"nnpar: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
 
 
-def table(records: Sequence[store.Record]) -> str:
+def table(records: Sequence[Record]) -> str:
     """Return a short table of runs for a terminal; a dash stands for what was not measured."""
     frame = (
         store.frame(records)[list(COLUMNS)]
@@ -105,13 +106,13 @@ class TerminalListener:
 
     def __init__(self, out: Path | None) -> None:
         self.progress = ProgressDisplay()
-        self.records: list[store.Record] = []
+        self.records: list[Record] = []
         self.num_unwritten = 0
         self._out = out
 
-    def record(self, record: store.Record) -> None:
+    def record(self, record: Record) -> None:
         self.records.append(record)
-        divergence = record.divergence if isinstance(record, store.RunRecord) else None
+        divergence = record.divergence if isinstance(record, RunRecord) else None
         if divergence is not None:
             complain(
                 f"the run diverged: the loss of step {divergence['step']:.0f}, at a learning rate"
@@ -120,7 +121,7 @@ class TerminalListener:
         if self._out is not None:
             self._write(self._out, record)
 
-    def _write(self, out: Path, record: store.Record) -> None:
+    def _write(self, out: Path, record: Record) -> None:
         """Append a record, or else print it: a disk that is full must not cost a measurement."""
         try:
             store.append(out, [record])
@@ -215,7 +216,7 @@ def _train_here(config: RunConfig, arguments: argparse.Namespace) -> int:
     if listener is not None:
         listener.close()
         if arguments.trace is not None:
-            trace.write(arguments.trace, cast("store.RunRecord", listener.records[-1]))
+            trace.write(arguments.trace, cast("RunRecord", listener.records[-1]))
         return int(listener.num_unwritten > 0)
     return 0
 

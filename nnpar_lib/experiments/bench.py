@@ -10,6 +10,7 @@ from nnpar_lib.analysis.claims import benchmarks
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch.engines import engines
 from nnpar_lib.records import store
+from nnpar_lib.records.kinds import Record
 
 NUM_RANKS = 2
 LOCAL_BATCH_SIZES = {"mlp": (16, 64), "cnn": (32,)}
@@ -24,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     dataset, repeats, out = arguments.dataset, arguments.num_repeats, arguments.out
     groups = {f"step-{model}": step_configs(model, dataset) for model in LOCAL_BATCH_SIZES}
     groups["epoch"] = epoch_configs(dataset)
-    records: list[store.Record] = []
+    records: list[Record] = []
     with engines(NUM_RANKS) as ranks:
         for experiment, configs in groups.items():
             print(f"{experiment}: {len(configs)} ways to train, {repeats} times each", flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from nnpar_lib.launch.rank_output import RankOutput
 from nnpar_lib.records import store
-from nnpar_lib.records.store import Record
+from nnpar_lib.records.kinds import KINDS, Record
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 2.0
@@ -139,7 +139,7 @@ class RecordStore:
 
     def keep(self, values: dict[str, Any]) -> None:
         """Keep a record that has just been made."""
-        record = store.KINDS[values.get("kind", "run")](**values)
+        record = KINDS[values.get("kind", "run")](**values)
         self.records.append(record)
         self._arrived.add(store.to_json(record))
         if self._path is not None:
@@ -148,7 +148,7 @@ class RecordStore:
     def keep_missing(self, returned: Sequence[dict[str, Any]]) -> None:
         """Keep what was returned at the end and had not arrived before."""
         for values in returned:
-            if store.to_json(store.KINDS[values.get("kind", "run")](**values)) not in self._arrived:
+            if store.to_json(KINDS[values.get("kind", "run")](**values)) not in self._arrived:
                 self.keep(values)
 
 

@@ -36,8 +36,8 @@ from nnpar_lib.launch.rank_output import (
 )
 from nnpar_lib.launch.task_farm import Task
 from nnpar_lib.records import store
+from nnpar_lib.records.kinds import Record, RunRecord
 from nnpar_lib.records.provenance import provenance
-from nnpar_lib.records.store import Record, RunRecord
 
 __all__ = ["Engines", "EnginesLost", "RankError", "engines"]
 

@@ -22,8 +22,8 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.config.environment import memory_folder
 from nnpar_lib.launch import environment, lifeline, preflight
 from nnpar_lib.records import store
+from nnpar_lib.records.kinds import RunRecord
 from nnpar_lib.records.provenance import num_cores, provenance
-from nnpar_lib.records.store import RunRecord
 
 SOURCE = Path(__file__).resolve().parents[2] / "cpp"
 DEFAULT_BUILD = SOURCE.parent / "build" / "cpp"

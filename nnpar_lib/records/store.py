@@ -11,126 +11,16 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.records.kinds import (
-    SCHEMA,
-    ComparisonRecord,
-    MessageRecord,
-    NormsRecord,
-    ProfileRecord,
-    RooflineRecord,
-    SweepRecord,
-    TrialRecord,
-)
+from nnpar_lib.records.kinds import KINDS, SCHEMA, Record, RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KEEPING = ("checkpoint", "checkpoint_every", "stall_seconds")  # parameters that change no result
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """One training run: what was asked (`config`), what came out, and where it was measured
-    (`provenance`).
-
-    Times are seconds of training, evaluation excluded. `train_seconds` is the maximum over ranks;
-    `compute_seconds`, `communicate_seconds`, `wait_seconds` and `activity_seconds`, which splits
-    them further, are means over ranks. `wait_seconds` is spent at the barrier before an exchange,
-    and None where an exchange has no such barrier. `num_examples` counts the examples that were
-    trained on, over all ranks. `history` has an entry an epoch: epoch, step, train_seconds,
-    train_loss, test_accuracy. `events` holds, for each rank, lists of activity, stage, micro-batch,
-    start and end in seconds since a barrier, for the last `num_traced_steps` steps. `memory` has
-    for each rank the bytes of its parameters, gradients, optimizer state and activations at their
-    peak. `gpu` says which one and how many ranks share it, as `trainers.placement.Placement` does;
-    nothing on a CPU. `tuning` holds what `tune` measured and chose, where `config` asks for it.
-    `label` is what the experiment calls this config, if anything. `divergence` has the step,
-    counted from 1, whose loss was the first that is not finite, and its learning rate; the run
-    ended there. `resumed_at` has the steps at which the run went on from a checkpoint;
-    `train_seconds` are those of all its parts.
-    """
-
-    strategy: str
-    model: str
-    dataset: str
-    num_ranks: int
-    threads_per_rank: int
-    global_batch_size: int
-    optimizer: str
-    num_steps: int
-    num_examples: int
-    train_seconds: float
-    samples_per_second: float
-    compute_seconds: float
-    communicate_seconds: float
-    wait_seconds: float | None
-    activity_seconds: dict[str, float]
-    final_train_loss: float | None
-    final_test_accuracy: float | None
-    diverged: bool
-    weights_sha256: str
-    num_parameters: int
-    oversubscribed: bool
-    bound: bool
-    config: dict[str, Any]
-    provenance: dict[str, Any]
-    history: list[dict[str, Any]] = field(default_factory=list)
-    events: list[list[Any]] = field(default_factory=list)
-    memory: list[dict[str, int]] = field(default_factory=list)
-    tuning: dict[str, Any] = field(default_factory=dict)
-    gpu: dict[str, Any] = field(default_factory=dict)
-    divergence: dict[str, float] | None = None
-    resumed_at: list[int] = field(default_factory=list)
-    experiment: str = ""
-    label: str = ""
-    repeat: int = 0
-    kind: str = "run"
-    schema: int = SCHEMA
-
-
-@dataclass(frozen=True, kw_only=True)
-class AllreduceRecord:
-    """Seconds of one all-reduce of `num_elements` numbers: every repeat's, each the maximum over
-    ranks of a mean."""
-
-    allreduce: str
-    num_ranks: int
-    num_elements: int
-    dtype: str
-    seconds: list[float]
-    provenance: dict[str, Any]
-    oversubscribed: bool
-    experiment: str = ""
-    kind: str = "allreduce"
-    schema: int = SCHEMA
-
-
-Record = (
-    RunRecord
-    | AllreduceRecord
-    | MessageRecord
-    | ProfileRecord
-    | RooflineRecord
-    | TrialRecord
-    | NormsRecord
-    | ComparisonRecord
-    | SweepRecord
-)
-KINDS: dict[str, type[Record]] = {
-    "run": RunRecord,
-    "allreduce": AllreduceRecord,
-    "message": MessageRecord,
-    "profile": ProfileRecord,
-    "roofline": RooflineRecord,
-    "trial": TrialRecord,
-    "norms": NormsRecord,
-    "comparison": ComparisonRecord,
-    "sweep": SweepRecord,
-}
 
 
 def to_json(record: Record) -> str:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nnpar_lib.records.store import RunRecord
+from nnpar_lib.records.kinds import RunRecord
 
 DEFAULT_NUM_STEPS = 10
 

@@ -9,7 +9,7 @@ import time
 
 from mpi4py import MPI
 
-from nnpar_lib.records.store import RunRecord
+from nnpar_lib.records.kinds import RunRecord
 
 
 def who():

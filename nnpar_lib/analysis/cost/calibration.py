@@ -12,8 +12,7 @@ from nnpar_lib.analysis.cost.cost_model import Architecture, Block, Machine, Mod
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta, fit_alpha_beta
 from nnpar_lib.config import RunConfig
 from nnpar_lib.records import store
-from nnpar_lib.records.kinds import ProfileRecord
-from nnpar_lib.records.store import Record
+from nnpar_lib.records.kinds import ProfileRecord, Record
 
 ITEMSIZE = {"float32": 4, "float64": 8}
 

@@ -13,7 +13,7 @@ from nnpar_lib.analysis.cost import cost_model
 from nnpar_lib.analysis.cost.cost_model import Architecture, Model, architecture
 from nnpar_lib.analysis.scaling.speedups import RATE, runs_of
 from nnpar_lib.config import RunConfig
-from nnpar_lib.records.store import Record, RunRecord
+from nnpar_lib.records.kinds import Record, RunRecord
 
 SERIAL = "serial, one thread"
 

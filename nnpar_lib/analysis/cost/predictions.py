@@ -16,8 +16,7 @@ from nnpar_lib.analysis.cost.cost_model import Architecture, Block, Machine, Mod
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta
 from nnpar_lib.config import RunConfig
 from nnpar_lib.datasets.files import NUM_CLASSES
-from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, WHOLE
-from nnpar_lib.records.store import Record, RunRecord
+from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, WHOLE, Record, RunRecord
 
 NUM_COPIES = 3  # weights, gradient, momentum
 MAX_MICROBATCHES = 128

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from nnpar_lib import schedules
 from nnpar_lib.analysis.figures.theme import FIGURE_SIZE
 from nnpar_lib.config import RunConfig
-from nnpar_lib.records.store import RunRecord
+from nnpar_lib.records.kinds import RunRecord
 from nnpar_lib.schedules import BACKWARD, COMPUTATIONS, FORWARD, Event, Instruction, Pipeline
 
 COLOURS = {

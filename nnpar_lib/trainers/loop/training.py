@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.records.kinds import RunRecord
 from nnpar_lib.records.provenance import provenance
-from nnpar_lib.records.store import RunRecord
 from nnpar_lib.trainers import strategies
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.data.batches import load, normalise, part

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.records.kinds import ProfileRecord
-from nnpar_lib.records.store import RunRecord
+from nnpar_lib.records.kinds import ProfileRecord, RunRecord
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.loop.training import train
 from nnpar_lib.trainers.models import networks, sharding

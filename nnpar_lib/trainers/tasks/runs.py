@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import torch
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.records.kinds import MessageRecord
+from nnpar_lib.records.kinds import AllreduceRecord, MessageRecord, Record
 from nnpar_lib.records.provenance import INITIAL_CORES, provenance
-from nnpar_lib.records.store import AllreduceRecord, Record, to_json
+from nnpar_lib.records.store import to_json
 from nnpar_lib.records.wire import PROGRESS_PREFIX, RECORD_PREFIX
 from nnpar_lib.trainers.communication import allreduce
 from nnpar_lib.trainers.communication.communicator import Communicator

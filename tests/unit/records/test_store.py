@@ -13,8 +13,8 @@ import pytest
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.records import store
+from nnpar_lib.records.kinds import AllreduceRecord, RunRecord
 from nnpar_lib.records.provenance import provenance
-from nnpar_lib.records.store import AllreduceRecord, RunRecord
 from tests.conftest import run_python
 
 CONFIG = RunConfig(strategy="gradient_averaging", num_ranks=2, hidden=(64, 32), seed=3)

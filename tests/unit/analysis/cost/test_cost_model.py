@@ -9,8 +9,13 @@ from nnpar_lib.analysis.cost.cost_model import Block, Machine, Model
 from nnpar_lib.analysis.scaling import AlphaBeta
 from nnpar_lib.config import RunConfig
 from nnpar_lib.records import store
-from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, MessageRecord, ProfileRecord
-from nnpar_lib.records.store import AllreduceRecord
+from nnpar_lib.records.kinds import (
+    BY_INPUT,
+    BY_OUTPUT,
+    AllreduceRecord,
+    MessageRecord,
+    ProfileRecord,
+)
 from nnpar_lib.schedules import ideal_bubble_fraction
 from tests.conftest import ROOT, run_python
 

@@ -7,6 +7,7 @@ import pytest
 
 from nnpar_lib.analysis.figures import gantt, theme
 from nnpar_lib.records import store, trace
+from nnpar_lib.records.kinds import RunRecord
 from nnpar_lib.schedules import Pipeline, ideal_bubble_fraction
 from tests.conftest import ROOT
 
@@ -49,9 +50,7 @@ def test_a_chart_has_a_bar_a_pass_and_a_row_a_rank():
 
 def test_a_trace_has_the_fields_that_viewers_ask_for(tmp_path):
     record = next(
-        one
-        for one in store.load(ROOT / "report/results/bench.jsonl")
-        if isinstance(one, store.RunRecord)
+        one for one in store.load(ROOT / "report/results/bench.jsonl") if isinstance(one, RunRecord)
     )
     trace.write(tmp_path / "trace.json", replace(record, events=EVENTS))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
@@ -67,9 +66,7 @@ def test_a_trace_has_the_fields_that_viewers_ask_for(tmp_path):
 
 def test_a_pipeline_stands_beside_what_its_schedule_allows():
     record = next(
-        one
-        for one in store.load(ROOT / "report/results/bench.jsonl")
-        if isinstance(one, store.RunRecord)
+        one for one in store.load(ROOT / "report/results/bench.jsonl") if isinstance(one, RunRecord)
     )
     config = {
         **record.config,

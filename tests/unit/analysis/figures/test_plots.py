@@ -14,6 +14,7 @@ from nnpar_lib.analysis.figures import lines, plots, theme
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.run import STRATEGIES
 from nnpar_lib.records import store
+from nnpar_lib.records.kinds import AllreduceRecord, RunRecord
 
 mpl.use("Agg")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -43,7 +44,7 @@ def run(rate=1000.0, *, repeat=0, threads=1, cores=4, accuracies=(0.5, 0.8, 0.9)
         }
         for i, a in enumerate(accuracies, start=1)
     ]
-    return store.RunRecord(
+    return RunRecord(
         strategy=config.strategy,
         model=config.model,
         dataset=config.dataset,
@@ -80,7 +81,7 @@ def averaging(rate, num_ranks, **parameters):
 def allreduces(num_elements=(1000, 100_000)):
     return store.frame(
         [
-            store.AllreduceRecord(
+            AllreduceRecord(
                 allreduce=way,
                 num_ranks=2,
                 num_elements=n,

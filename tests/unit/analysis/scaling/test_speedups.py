@@ -10,6 +10,7 @@ import pytest
 from nnpar_lib.analysis import scaling
 from nnpar_lib.config import RunConfig
 from nnpar_lib.records import store
+from nnpar_lib.records.kinds import AllreduceRecord, RunRecord
 
 
 def run(
@@ -20,7 +21,7 @@ def run(
     num_examples = 100 * config.global_batch_size
     seconds = num_examples / rate
     compute, communicate, wait = (None if share is None else share * seconds for share in split)
-    return store.RunRecord(
+    return RunRecord(
         strategy=config.strategy,
         model=config.model,
         dataset=config.dataset,
@@ -281,7 +282,7 @@ def test_accuracy_has_the_range_over_seeds():
 
 
 def allreduce(seconds, *, num_elements=1000, dtype="float32", way="shared"):
-    return store.AllreduceRecord(
+    return AllreduceRecord(
         allreduce=way,
         num_ranks=2,
         num_elements=num_elements,
