@@ -23,7 +23,7 @@ from nnpar_lib.trainers.loop.agreement import Pulse
 from nnpar_lib.trainers.loop.memory_budget import memory_budget
 from nnpar_lib.trainers.loop.placement import Placement, place
 from nnpar_lib.trainers.loop.tuning import tune
-from nnpar_lib.trainers.step.replica import learning_rate
+from nnpar_lib.trainers.step.optimizer import learning_rate
 from nnpar_lib.trainers.strategies.base import Strategy
 from nnpar_lib.trainers.timeline import (
     ACTIVITIES,

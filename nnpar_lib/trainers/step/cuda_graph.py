@@ -16,14 +16,13 @@ from torch import Tensor
 from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.data.batches import (
     Batch,
-    Batches,
     BatchSource,
-    batch_source,
     load,
     normalise,
     part,
 )
-from nnpar_lib.trainers.step.replica import Replica, set_learning_rate
+from nnpar_lib.trainers.step.optimizer import set_learning_rate
+from nnpar_lib.trainers.step.replica import Replica
 from nnpar_lib.trainers.timeline import BACKWARD, UPDATE, Timeline
 
 NUM_REHEARSALS = 3
@@ -215,18 +214,6 @@ class RecordedReplica(Replica):
 def recorder(config: RunConfig) -> Recorder:
     """Return what records on the device of a config."""
     return CudaRecorder() if config.device == "cuda" else PlainRecorder()
-
-
-def build_replica(config: RunConfig, timeline: Timeline) -> Replica:
-    """Return a replica of the model, recorded where the config says so."""
-    return RecordedReplica(config, timeline) if config.cuda_graph else Replica(config, timeline)
-
-
-def build_batches(config: RunConfig, size: int, rank: int) -> Batches:
-    """Return a rank's source of batches, recorded where the config says so."""
-    if config.cuda_graph:
-        return RecordedBatches(config, size, rank)
-    return batch_source(load(config.dataset), config, size, rank)
 
 
 def _state_tensors(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:

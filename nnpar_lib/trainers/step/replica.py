@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch.nn import functional
 from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.data.batches import Batch, part
 from nnpar_lib.trainers.models import networks
+from nnpar_lib.trainers.step.optimizer import build_optimizer, set_learning_rate
 from nnpar_lib.trainers.step.state import (
     State,
     read_state,
@@ -170,52 +170,6 @@ class Replica:
     def view_of_gradient(self, index: int) -> Tensor:
         """Return the part of the gradient buffer that belongs to this parameter, in its shape."""
         return self._gradient_views[index]
-
-
-def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: RunConfig, *, fused: bool | None = True
-) -> torch.optim.Optimizer:
-    """Return torch's optimizer for this config.
-
-    The fused form makes one pass over the buffer and is the fastest one for a flat parameter; None
-    leaves the choice to torch, as a user who says nothing would. A recorded step reads a learning
-    rate that changes from the device, in the type that the fused forms take.
-    """
-    parameters = list(parameters)
-    lr: float | Tensor = config.lr
-    if config.cuda_graph and config.lr_schedule != "constant":
-        lr = torch.tensor(lr, dtype=torch.float32, device=config.device)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=lr, fused=fused, capturable=config.cuda_graph)
-    if config.optimizer == "adagrad":
-        return torch.optim.Adagrad(
-            parameters, lr=config.lr, fused=fused if config.device == "cpu" else None
-        )
-    momentum = 0.0 if config.optimizer == "sgd" else config.momentum
-    nesterov = config.optimizer == "nesterov"
-    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
-
-
-def learning_rate(config: RunConfig, step: int) -> float:
-    """Return the learning rate of a step, counted from 0: constant, or falling to zero linearly or
-    by a cosine."""
-    done = step / config.total_steps
-    factor = {
-        "constant": 1.0,
-        "linear": 1 - done,
-        "cosine": (1 + math.cos(math.pi * done)) / 2,
-    }[config.lr_schedule]
-    return config.lr * factor
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, config: RunConfig, step: int) -> None:
-    """Give the optimizer the learning rate of this step."""
-    if config.lr_schedule != "constant":
-        for group in optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(learning_rate(config, step))
-            else:
-                group["lr"] = learning_rate(config, step)
 
 
 def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:

@@ -20,7 +20,7 @@ from nnpar_lib.trainers.communication.torch_distributed import (
 from nnpar_lib.trainers.data.batches import Batch, Batches
 from nnpar_lib.trainers.models import batch_norm
 from nnpar_lib.trainers.models.sharding import Exchange
-from nnpar_lib.trainers.step import cuda_graph
+from nnpar_lib.trainers.step.build import build_batches, build_replica
 from nnpar_lib.trainers.step.replica import Replica
 from nnpar_lib.trainers.step.shared_update import SharedUpdate
 from nnpar_lib.trainers.step.state import State
@@ -38,15 +38,13 @@ class GradientAveraging(WholeModel):
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
         super().__init__(communicator)
-        self._replica: Replica = cuda_graph.build_replica(config, timeline)
+        self._replica: Replica = build_replica(config, timeline)
         self.model = self._replica.model
         communicator = summing_as_configured(communicator, config)
         self._communicator = communicator
         if config.batch_norm == "synchronised" and communicator.size > 1:
             batch_norm.synchronise_(self.model, Exchange(communicator, timeline))
-        self.batches: Batches = cuda_graph.build_batches(
-            config, communicator.size, communicator.rank
-        )
+        self.batches: Batches = build_batches(config, communicator.size, communicator.rank)
         self._compute_gradient: Callable[[Batch], Tensor] = self._replica.compute_gradient
         self._apply: SharedUpdate | _ReducedUpdate
         kind = config.allreduce if config.communicator == "mpi" else "queued"

@@ -7,7 +7,7 @@ from torch import Tensor
 from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.data.batches import Batch, Batches
-from nnpar_lib.trainers.step import cuda_graph
+from nnpar_lib.trainers.step.build import build_batches, build_replica
 from nnpar_lib.trainers.step.replica import Replica
 from nnpar_lib.trainers.strategies.base import WholeModel
 from nnpar_lib.trainers.timeline import Timeline
@@ -20,9 +20,9 @@ class Serial(WholeModel):
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
         super().__init__(communicator)
-        self._replica: Replica = cuda_graph.build_replica(config, timeline)
+        self._replica: Replica = build_replica(config, timeline)
         self.model = self._replica.model
-        self.batches: Batches = cuda_graph.build_batches(config, 1, 0)
+        self.batches: Batches = build_batches(config, 1, 0)
 
     def step(self, batch: Batch, step: int) -> Tensor:
         loss_sum = self._replica.compute_gradient(batch)

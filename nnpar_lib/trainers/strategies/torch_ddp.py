@@ -16,7 +16,7 @@ from nnpar_lib.trainers.communication.torch_distributed import join_process_grou
 from nnpar_lib.trainers.data.batches import Batch, Batches, batch_source, load
 from nnpar_lib.trainers.models import batch_norm, networks
 from nnpar_lib.trainers.models.sharding import Exchange
-from nnpar_lib.trainers.step.replica import build_optimizer, set_learning_rate
+from nnpar_lib.trainers.step.optimizer import build_optimizer, set_learning_rate
 from nnpar_lib.trainers.strategies.base import WholeModel
 from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 

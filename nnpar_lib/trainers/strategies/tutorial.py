@@ -8,7 +8,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.data.batches import Batch, Batches, batch_source, load
 from nnpar_lib.trainers.models import networks
-from nnpar_lib.trainers.step.replica import build_optimizer, set_learning_rate
+from nnpar_lib.trainers.step.optimizer import build_optimizer, set_learning_rate
 from nnpar_lib.trainers.strategies.base import WholeModel
 from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 

@@ -19,8 +19,9 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.data.batches import Batch
 from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.step import cuda_graph
+from nnpar_lib.trainers.step.build import build_batches
 from nnpar_lib.trainers.step.cuda_graph import Recorded, StaticBatch
-from nnpar_lib.trainers.step.replica import learning_rate
+from nnpar_lib.trainers.step.optimizer import learning_rate
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov")
 
@@ -44,7 +45,7 @@ def train_together(configs: Sequence[RunConfig]) -> Outcomes:
     """
     _check(configs)
     first, trials = configs[0], _Trials(configs)
-    source = cuda_graph.build_batches(first, 1, 0)
+    source = build_batches(first, 1, 0)
     losses = [trials.step(source.batch(step), step) for step in range(first.total_steps)]
     return Outcomes(torch.stack(losses), trials.weights)
 

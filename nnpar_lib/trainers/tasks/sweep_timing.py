@@ -16,7 +16,7 @@ from nnpar_lib.trainers.communication.communicator import SingleCommunicator
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.data.batches import Batches, load
 from nnpar_lib.trainers.loop.placement import place
-from nnpar_lib.trainers.step.cuda_graph import build_batches, build_replica
+from nnpar_lib.trainers.step.build import build_batches, build_replica
 from nnpar_lib.trainers.step.replica import Replica
 from nnpar_lib.trainers.tasks.batched_trials import train_together
 from nnpar_lib.trainers.timeline import Timeline

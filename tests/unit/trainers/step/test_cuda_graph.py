@@ -8,6 +8,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.communication.communicator import SingleCommunicator
 from nnpar_lib.trainers.loop.training import train
 from nnpar_lib.trainers.step import cuda_graph
+from nnpar_lib.trainers.step.build import build_batches, build_replica
 from nnpar_lib.trainers.step.cuda_graph import NUM_REHEARSALS, Recorded, StaticBatch
 from nnpar_lib.trainers.strategies.serial import Serial
 from nnpar_lib.trainers.tasks import batched_trials
@@ -113,7 +114,7 @@ def test_batches_keep_their_place_but_for_the_short_one_at_the_end_of_an_epoch()
     config = MLP.replace(cuda_graph=True, global_batch_size=67)
     last = config.num_steps_per_epoch - 1
     batches, plain = (
-        cuda_graph.build_batches(one, 4, 1) for one in (config, config.replace(cuda_graph=False))
+        build_batches(one, 4, 1) for one in (config, config.replace(cuda_graph=False))
     )
     first = batches.batch(0)
     for step in (0, 3, last - 1, last, last + 1):
@@ -127,8 +128,8 @@ def test_the_loss_of_a_step_stays_what_it_was_when_the_next_one_is_replayed(reco
     losses = []
     for config in (MLP, MLP.replace(cuda_graph=True)):
         replica, batches = (
-            cuda_graph.build_replica(config, Timeline()),
-            cuda_graph.build_batches(config, 1, 0),
+            build_replica(config, Timeline()),
+            build_batches(config, 1, 0),
         )
         losses.append(
             [replica.compute_gradient(batches.batch(step)) for step in range(NUM_REHEARSALS + 4)]
