@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from nnpar_lib.config import cuts, offers
-from nnpar_lib.config.cuts import BALANCES, PIPELINES
+from nnpar_lib.config.rules import PIPELINES, check_cuts, check_offers
+from nnpar_lib.parts import explicit_cuts
 from nnpar_lib.schedules import SCHEDULES, Pipeline
 
 STRATEGIES = (
@@ -218,7 +218,7 @@ class RunConfig:
         self._check_numbers()
         self._check_combinations()
         self._check_model()
-        offers.check(self)
+        check_offers(self)
 
     def replace(self, **changes: Any) -> RunConfig:
         """Return a copy with some parameters changed; an unknown name is an error that suggests the
@@ -273,7 +273,7 @@ class RunConfig:
     @property
     def cuts(self) -> tuple[int, ...] | None:
         """The blocks that the later stages begin with, None where the balance is left to a rule."""
-        return None if self.balance in BALANCES else tuple(map(int, self.balance.split(",")))
+        return explicit_cuts(self.balance)
 
     @property
     def num_data_ranks(self) -> int:
@@ -393,7 +393,7 @@ class RunConfig:
                 f" {self.strategy!r} does not offer; use gradient_averaging, or allreduce='shared'"
                 " or 'mpi'"
             )
-        cuts.check(self, num_examples)
+        check_cuts(self, num_examples)
 
     def _check_model(self) -> None:
         if self.precision == "bf16" and self.dtype != "float32":

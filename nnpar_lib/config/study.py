@@ -8,8 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from nnpar_lib.config import RunConfig
-from nnpar_lib.config.run import NUM_TRAINING_EXAMPLES, option
+from nnpar_lib.config.run import NUM_TRAINING_EXAMPLES, RunConfig, option
 
 NUM_VALIDATION_EXAMPLES = {"digits": 1_000, "mnist": 5_000, "fashion_mnist": 5_000}
 # Learning rates are looked for around lr_max / (1 + B* / B): proportional to small batches,

@@ -17,7 +17,7 @@ from typing import Any
 
 from nnpar_lib.analysis.claims import gpu
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.offers import CARRIED_DEVICE
+from nnpar_lib.config.rules import CARRIED_DEVICE
 from nnpar_lib.config.run import MODELS
 from nnpar_lib.launch import preflight
 from nnpar_lib.launch.engines import Engines, EnginesLost, RankError, engines

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnpar_lib.config import RunConfig, offers
+from nnpar_lib.config import RunConfig, rules
 from nnpar_lib.config.environment import launched_rank
 from nnpar_lib.datasets import files
 from nnpar_lib.launch import environment
@@ -86,7 +86,7 @@ def _check_gpus_of_ranks(config: RunConfig) -> None:
     """
     import torch
 
-    if not offers.needs_own_gpus(config):
+    if not rules.needs_own_gpus(config):
         return
     if not torch.distributed.is_nccl_available():
         raise ValueError(
@@ -97,7 +97,7 @@ def _check_gpus_of_ranks(config: RunConfig) -> None:
     problem = (
         ""
         if launched_rank() is not None
-        else offers.shared_gpus(config, num_ranks, torch.cuda.device_count())
+        else rules.shared_gpus(config, num_ranks, torch.cuda.device_count())
     )
     if problem:
         raise ValueError(problem)

@@ -10,10 +10,11 @@ from mpi4py import MPI
 from torch.nn.functional import cross_entropy
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.parts import part
 from nnpar_lib.trainers import strategies
 from nnpar_lib.trainers.communication.communicator import Communicator, SingleCommunicator
 from nnpar_lib.trainers.communication.mpi import MpiCommunicator, world
-from nnpar_lib.trainers.data.batches import global_batch_indices, load, normalise, part
+from nnpar_lib.trainers.data.batches import global_batch_indices, load, normalise
 from nnpar_lib.trainers.loop.placement import place
 from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.tasks.runs import abort_all_on_error

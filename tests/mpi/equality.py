@@ -11,7 +11,7 @@ import json
 
 import torch
 
-from nnpar_lib.config import RunConfig, offers
+from nnpar_lib.config import RunConfig, rules
 from nnpar_lib.config.run import OPTIMIZERS
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.step import cuda_graph
@@ -123,7 +123,7 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
     return {
         name: config
         for name, config in found.items()
-        if not offers.shared_gpus(config, num_ranks, torch.cuda.device_count())
+        if not rules.shared_gpus(config, num_ranks, torch.cuda.device_count())
     }
 
 

@@ -8,7 +8,7 @@ import json
 
 import torch
 
-from nnpar_lib.config import RunConfig, offers
+from nnpar_lib.config import RunConfig, rules
 from nnpar_lib.schedules import SCHEDULES
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.tasks.equality import difference_from_serial
@@ -84,7 +84,7 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
     return {
         name: config
         for name, config in found.items()
-        if not offers.shared_gpus(config, num_ranks, torch.cuda.device_count())
+        if not rules.shared_gpus(config, num_ranks, torch.cuda.device_count())
     }
 
 

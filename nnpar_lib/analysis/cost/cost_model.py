@@ -12,11 +12,9 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from nnpar_lib import schedules
+from nnpar_lib import parts, schedules
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta
-from nnpar_lib.config import RunConfig, cuts
+from nnpar_lib.config import RunConfig
 from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, WHOLE
 from nnpar_lib.schedules import FORWARD, Event, Instruction, Pipeline
 
@@ -172,25 +170,17 @@ def simulate(config: RunConfig, model: Model, machine: Machine) -> list[Event]:
 
 
 def stage_bounds(config: RunConfig, model: Model) -> list[slice]:
-    """Return the blocks of each stage: as the config cuts them, or so that the slowest stage is as
-    fast as can be."""
-    num_stages, num_blocks = config.pipeline.num_stages, len(model.blocks)
-    if config.balance == "layers":
-        return [
-            slice(int(some[0]), int(some[-1]) + 1)
-            for some in np.array_split(np.arange(num_blocks), num_stages)
-        ]
-    if config.cuts is not None:
-        bounds = (0, *config.cuts, num_blocks)
-        return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+    """Return the blocks of each stage, as ranks would cut a model with these costs."""
     size = config.global_batch_size / config.pipeline.num_microbatches
-    return cuts.partition(
-        [
+
+    def predicted_seconds() -> list[float]:
+        return [
             sum(block.seconds(action, size) for action in schedules.COMPUTATIONS)
             for block in model.blocks
-        ],
-        num_stages,
-    )
+        ]
+
+    num_stages = config.pipeline.num_stages
+    return parts.stage_bounds(config.balance, len(model.blocks), num_stages, predicted_seconds)
 
 
 def best_balance(config: RunConfig, model: Model) -> str:

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nnpar_lib.parts import part
 from nnpar_lib.trainers.communication.communicator import Communicator, Request
-from nnpar_lib.trainers.data.batches import part
 from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, OTHER, WAIT, Timeline
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.run import IMAGE_SIZE, NUM_TRAINING_EXAMPLES
 from nnpar_lib.datasets import files, torchvision_operators
+from nnpar_lib.parts import part
 from nnpar_lib.trainers.data import digits
 
 
@@ -102,17 +103,6 @@ def normalise(images: Tensor, dataset: DataSet, dtype: torch.dtype) -> Tensor:
     place in a batch.
     """
     return images.to(dtype).mul_(1 / (255 * dataset.std)).add_(-dataset.mean / dataset.std)
-
-
-def part(num_items: int, size: int, rank: int) -> slice:
-    """Return this rank's contiguous part of `num_items`.
-
-    The parts of all ranks cover every item exactly once, in the order of ranks; their sizes differ
-    by at most one, and one is empty where there are more ranks than items.
-    """
-    base, extra = divmod(num_items, size)
-    start = rank * base + min(rank, extra)
-    return slice(start, start + base + (rank < extra))
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nnpar_lib.config import RunConfig, offers
+from nnpar_lib.config import RunConfig, rules
 from nnpar_lib.records.provenance import INITIAL_CORES
 from nnpar_lib.trainers.communication.communicator import Communicator
 
@@ -61,7 +61,7 @@ def _take_gpu(config: RunConfig, node: Communicator) -> dict[str, Any]:
     )
     mine = torch.cuda.get_device_properties(torch.cuda.current_device())
     ranks_by_gpu = Counter(node.allgather_objects(str(mine.uuid)))
-    problem = offers.shared_gpus(config, node.size, len(ranks_by_gpu))
+    problem = rules.shared_gpus(config, node.size, len(ranks_by_gpu))
     if problem:
         raise ValueError(problem)
     return {

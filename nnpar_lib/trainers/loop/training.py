@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.parts import part
 from nnpar_lib.records.kinds import RunRecord
 from nnpar_lib.records.provenance import provenance
 from nnpar_lib.trainers import strategies
 from nnpar_lib.trainers.communication.communicator import Communicator
-from nnpar_lib.trainers.data.batches import load, normalise, part
+from nnpar_lib.trainers.data.batches import load, normalise
 from nnpar_lib.trainers.loop import checkpoint
 from nnpar_lib.trainers.loop.agreement import Pulse
 from nnpar_lib.trainers.loop.memory_budget import memory_budget

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.parts import part
 from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, WHOLE
 from nnpar_lib.trainers.communication.communicator import Communicator
-from nnpar_lib.trainers.data.batches import part
 from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.models.batch_norm import BatchNorm
 from nnpar_lib.trainers.models.im2col import Convolution

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.parts import part
 from nnpar_lib.trainers.data.batches import (
     Batch,
     BatchSource,
     load,
     normalise,
-    part,
 )
 from nnpar_lib.trainers.step.optimizer import set_learning_rate
 from nnpar_lib.trainers.step.replica import Replica

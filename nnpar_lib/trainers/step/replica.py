@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.trainers.data.batches import Batch, part
+from nnpar_lib.parts import part
+from nnpar_lib.trainers.data.batches import Batch
 from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.step.optimizer import build_optimizer, set_learning_rate
 from nnpar_lib.trainers.step.state import (

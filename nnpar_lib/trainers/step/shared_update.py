@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnpar_lib.parts import part
 from nnpar_lib.trainers.communication.communicator import Communicator
-from nnpar_lib.trainers.data.batches import part
 from nnpar_lib.trainers.step.replica import Replica
 from nnpar_lib.trainers.step.state import State
 from nnpar_lib.trainers.timeline import COMMUNICATE, OTHER, WAIT, Timeline

@@ -4,15 +4,14 @@ buffers of their own."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnpar_lib.config import RunConfig, cuts
+from nnpar_lib import parts
+from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.communication.communicator import Communicator
-from nnpar_lib.trainers.data.batches import part
 from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.step import block_seconds
 
@@ -80,15 +79,14 @@ class Stage:
 
 
 def stage_bounds(config: RunConfig, communicator: Communicator) -> list[slice]:
-    """Return the blocks of each stage, the same on all ranks (collective where the balance is
-    measured)."""
+    """Return the blocks of each stage, the same on all ranks.
+
+    Collective where the balance is measured: rank 0 profiles the blocks and broadcasts the profile.
+    """
+
+    def measured_seconds() -> list[float]:
+        profile = block_seconds.profile(config) if communicator.rank == 0 else None
+        return [block.seconds for block in communicator.broadcast_object(profile)]
+
     num_stages = config.pipeline.num_stages
-    if config.cuts is not None:
-        bounds: Sequence[int] = (0, *config.cuts, config.num_blocks)
-        return [slice(start, stop) for start, stop in pairwise(bounds)]
-    if config.balance == "layers":
-        return [part(config.num_blocks, num_stages, stage) for stage in range(num_stages)]
-    profile = block_seconds.profile(config) if communicator.rank == 0 else None
-    return cuts.partition(
-        [block.seconds for block in communicator.broadcast_object(profile)], num_stages
-    )
+    return parts.stage_bounds(config.balance, config.num_blocks, num_stages, measured_seconds)

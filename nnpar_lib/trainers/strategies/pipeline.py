@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from nnpar_lib import schedules
 from nnpar_lib.config import RunConfig
+from nnpar_lib.parts import part
 from nnpar_lib.schedules import Instruction
 from nnpar_lib.trainers.communication.communicator import Communicator, Request
-from nnpar_lib.trainers.data.batches import Batch, Batches, BatchSource, load, part
+from nnpar_lib.trainers.data.batches import Batch, Batches, BatchSource, load
 from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.step.memory import measure
 from nnpar_lib.trainers.step.replica import Replica

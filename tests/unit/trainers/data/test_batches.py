@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import itertools
 import os
 import subprocess
 import sys
@@ -42,14 +41,6 @@ def small():
 @pytest.fixture(scope="module")
 def digits():
     return data.load("digits")
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 16, 50])
-def test_parts_cover_every_item_once_and_are_even(size):
-    for num_items in range(60):
-        parts = [list(range(num_items))[data.part(num_items, size, rank)] for rank in range(size)]
-        assert list(itertools.chain(*parts)) == list(range(num_items))
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_an_epoch_visits_every_example_once_and_ends_with_a_short_batch():
@@ -263,8 +254,8 @@ def fingerprint():
 
 def test_digits_and_orders_are_the_same_in_another_process_with_other_seeds_and_threads():
     code = (
-        "import torch, numpy, test_data; torch.manual_seed(99); numpy.random.seed(99);"
-        " torch.set_num_threads(1);print(test_data.fingerprint())"
+        "import torch, numpy, test_batches; torch.manual_seed(99); numpy.random.seed(99);"
+        " torch.set_num_threads(1);print(test_batches.fingerprint())"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     run = subprocess.run(
