@@ -53,40 +53,78 @@ CHAPTERS = (
 LOOKS = ("conf.py", "style.css", "article.css", "references.bib")
 PAGES = ("limits.md", "notebooks.md")
 PUBLISHED = REPORT / "published"  # the last full report, to be read without running anything
+# what a build replaces in its folder, and the file that says that a build has made it
+REPLACED = (
+    *("source", "html", "single", "executed", "figures", "finished"),
+    *("nnpar.html", "nnpar.pdf"),
+)
+MARKER = ".made-by-report-build"
 # a kernel complains that it speaks over plain TCP, and that it is interrupted when it is shut down;
 # what a cell raises comes by another way
 QUIET_KERNEL = ["--log-level=CRITICAL"]
 
 
 def main() -> int:
-    """Build the report; a wrong parameter is one line on standard error and status 2."""
+    """Build the report; what the user can mend is one line on standard error and status 2."""
     arguments = _parser().parse_args()
     try:
         if arguments.page:
             render_page(arguments.page)
-            return 0
-        RunConfig(dataset=arguments.dataset)
-        if not arguments.from_results:
-            data_files.ensure(arguments.dataset)
+        else:
+            _build_as_asked(arguments)
     except ValueError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    measured = (
-        () if arguments.from_results else (arguments.only,) if arguments.only else tuple(NOTEBOOKS)
-    )
+    return 0
+
+
+def _build_as_asked(arguments: argparse.Namespace) -> None:
+    """Check what was asked for before anything is measured or deleted, then build."""
+    RunConfig(dataset=arguments.dataset)
+    folder = arguments.folder.resolve()
+    if arguments.preset == "full" and not arguments.scratch:
+        publish.require_browser()
+    claim(folder)
+    if not arguments.from_results:
+        data_files.ensure(arguments.dataset)
     if arguments.resume:
-        os.environ["NNPAR_RESUME"] = (
-            "1"  # the notebooks' engines take over the runs that are recorded
-        )
+        os.environ["NNPAR_RESUME"] = "1"  # the notebooks' engines read it
     build(
-        arguments.folder.resolve(),
+        folder,
         arguments.dataset,
         arguments.preset,
-        measured,
+        _notebooks_to_run(arguments),
         resume=arguments.resume,
         scratch=arguments.scratch,
     )
-    return 0
+
+
+def _notebooks_to_run(arguments: argparse.Namespace) -> tuple[str, ...]:
+    if arguments.from_results:
+        return ()
+    return (arguments.only,) if arguments.only else tuple(NOTEBOOKS)
+
+
+def claim(folder: Path) -> None:
+    """Mark a folder as one in which builds replace what builds have made.
+
+    Raises a ValueError where a build would replace something that no build has made there. The
+    project's own folder for builds needs no mark.
+    """
+    marker = folder / MARKER
+    in_the_way = [name for name in REPLACED if (folder / name).exists()]
+    if in_the_way and folder != DEFAULT_FOLDER and not marker.exists():
+        raise ValueError(
+            f"{folder / in_the_way[0]} was not made by a build, which would replace it; give an"
+            " empty folder, or one that holds a build"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError as error:
+        raise ValueError(
+            f"cannot build in {folder}: {error.strerror}; give another folder"
+        ) from None
 
 
 def build(
@@ -140,14 +178,16 @@ def build(
 
 
 def _render(source: Path, folder: Path, target: Path) -> None:
-    """Render the pages into the folder, and the chapters in one piece into the target, both at
-    once."""
+    """Render the pages into the folder and, at the same time, the article into the target.
+
+    Raises a ValueError where the article cannot be made; the pages are there all the same.
+    """
     with ThreadPoolExecutor() as pool:
         pages = pool.submit(publish.render, "html", source, folder / "html")
-        files = publish.article(source, folder / "single", target)
-        pages.result()
+        article = pool.submit(publish.article, source, folder / "single", target)
+    pages.result()
     print(f"the report: {os.path.relpath(folder / 'html' / 'index.html')}")
-    for file in files:
+    for file in article.result():
         print(f"in one piece: {os.path.relpath(file)}")
 
 

@@ -1,5 +1,4 @@
-"""The report in one piece: an HTML file that needs no other, and a PDF that Chromium prints from
-it."""
+"""The report in one piece: an HTML file that needs no other file, and a PDF that Chromium prints."""
 
 from __future__ import annotations
 
@@ -10,12 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAME = "nnpar"
+FIRST_CHAPTER = "index"
+CHAPTER_PREFIX = "document-"  # of the ids that Sphinx puts in front of chapters
 FOOTER = (
     '<div style="width: 100%; text-align: center; font-size: 8px">'
     '<span class="pageNumber"></span> / <span class="totalPages"></span></div>'
@@ -27,8 +29,20 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
+def require_browser() -> str:
+    """Return the path of a Chromium; a machine without one is a ValueError that says what to
+    install."""
+    browser = find_browser()
+    if browser is None:
+        raise ValueError(
+            f"the PDF needs a browser ({', '.join(BROWSERS)}) and there is none; install Chromium"
+            " (apt-get install chromium)"
+        )
+    return browser
+
+
 def render(builder: str, source: Path, target: Path, *options: str) -> None:
-    """Have Sphinx build the pages of a folder anew; what it warns of is an error."""
+    """Build the pages of a folder anew with Sphinx; a warning is an error."""
     shutil.rmtree(target, ignore_errors=True)
     command = [
         sys.executable,
@@ -47,24 +61,31 @@ def render(builder: str, source: Path, target: Path, *options: str) -> None:
 
 
 def article(source: Path, scratch: Path, folder: Path) -> list[Path]:
-    """Write the chapters as one HTML file and, where there is a Chromium, as a PDF; return the
-    files."""
-    pages = scratch / "pages"  # what Sphinx puts beside it is nobody else's
+    """Write the chapters as one HTML file and as one PDF; return both files.
+
+    Both are made in the folder `scratch` and published together. A machine without Chromium is a
+    ValueError, and nothing is published.
+    """
+    browser = require_browser()
+    pages = scratch / "pages"
     render("singlehtml", source, pages, "-t", "article")
-    folder.mkdir(parents=True, exist_ok=True)
-    page = folder / f"{NAME}.html"
+    page = scratch / f"{NAME}.html"
     page.write_text(_in_one_piece(pages / "index.html"), encoding="utf-8")
-    browser = find_browser()
-    return [page] if browser is None else [page, _print(page, folder / f"{NAME}.pdf", browser)]
+    return _publish([page, _print(page, scratch / f"{NAME}.pdf", browser)], folder)
+
+
+def _publish(files: list[Path], folder: Path) -> list[Path]:
+    """Copy files into a folder under their names; none of them appears before all are copied."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copy(file, folder / f"{file.name}.part")
+    return [(folder / f"{file.name}.part").replace(folder / file.name) for file in files]
 
 
 def _in_one_piece(file: Path) -> str:
-    """Return a page with its styles and pictures inside it, and without scripts: it is there to be
-    read."""
+    """Return a page with its styles and pictures inside it and without scripts."""
     page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
-    for part in page.select(
-        "script, .related, .sphinxsidebar, .footer"
-    ):  # nothing to press, nowhere else to go
+    for part in page.select("script, .related, .sphinxsidebar, .footer"):  # controls, navigation
         part.decompose()
     for link in page.find_all("link"):
         if "stylesheet" in link.get("rel", []):
@@ -75,14 +96,61 @@ def _in_one_piece(file: Path) -> str:
             link.decompose()
     for image in page.find_all("img"):
         image["src"] = _data_uri(file.parent / str(image["src"]))
+    link_chapters(page)
     return str(page)
+
+
+def link_chapters(page: BeautifulSoup) -> None:
+    """Make ids unique in a page that holds several chapters, and lead all links within it there.
+
+    Sphinx puts `<span id="document-NAME">` in front of each chapter but the first, keeps ids that
+    are unique only within a chapter, and writes links to other chapters as `#document-NAME#ID`. A
+    link that leads nowhere is a ValueError.
+    """
+    tags = _tags_of_chapters(page)
+    counts = Counter(tag["id"] for tag, _ in tags if tag.has_attr("id"))
+    targets: dict[tuple[str, str], str] = {}
+    for tag, chapter in tags:
+        if tag.has_attr("id"):
+            name = str(tag["id"])
+            tag["id"] = name if counts[name] == 1 else f"{chapter}-{name}"
+            targets[chapter, name] = str(tag["id"])
+    names = set(targets.values())
+    for tag, chapter in tags:
+        reference = str(tag.get("href", ""))
+        if reference.startswith("#"):
+            target = _target(reference[1:], chapter, targets)
+            if target not in names:
+                raise ValueError(f"the article has a link to {reference}, which is not in it")
+            tag["href"] = f"#{target}"
+
+
+def _tags_of_chapters(page: BeautifulSoup) -> list[tuple[Tag, str]]:
+    """Return each tag that has an id or a link with the name of its chapter, as the page has
+    them."""
+    tags = []
+    chapter = FIRST_CHAPTER
+    for tag in page.find_all(lambda tag: tag.has_attr("id") or tag.has_attr("href")):
+        if str(tag.get("id", "")).startswith(CHAPTER_PREFIX):
+            chapter = tag["id"].removeprefix(CHAPTER_PREFIX)
+        tags.append((tag, chapter))
+    return tags
+
+
+def _target(reference: str, chapter: str, targets: dict[tuple[str, str], str]) -> str:
+    """Return the unique id of what a chapter refers to as `ID`, `document-NAME` or
+    `document-NAME#ID`."""
+    document, separator, name = reference.partition("#")
+    if separator:
+        return targets.get((document.removeprefix(CHAPTER_PREFIX), name), "")
+    return targets.get((chapter, reference), reference)
 
 
 def _style(file: Path) -> str:
     """Return a style sheet with the files that it names inside it."""
     return re.sub(
         r"url\((?!data:)[\"']?([^)\"']+)[\"']?\)",
-        lambda found: f"url({_data_uri(file.parent / found[1])})",
+        lambda match: f"url({_data_uri(file.parent / match[1])})",
         file.read_text(encoding="utf-8"),
     )
 
@@ -97,8 +165,8 @@ def _print(page: Path, target: Path, browser: str) -> Path:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        tab = running.new_page()
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        tab = chromium.new_page()
         tab.goto(page.resolve().as_uri())
         tab.pdf(
             path=target,
@@ -110,5 +178,5 @@ def _print(page: Path, target: Path, browser: str) -> Path:
             header_template="<span></span>",
             footer_template=FOOTER,
         )
-        running.close()
+        chromium.close()
     return target

@@ -105,6 +105,16 @@ def test_formulas_are_drawn_and_links_are_reached_by_keyboard(page, report):
     assert any("claims.html" in one for one in reached) and len(reached) > 10
 
 
+def test_links_of_the_report_in_one_piece_lead_to_one_place_each(page, report):
+    page.goto((report / "nnpar.html").as_uri())
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    links = page.evaluate(
+        "[...document.querySelectorAll('a[href]')].map(a => a.getAttribute('href'))"
+    )
+    assert len(ids) == len(set(ids)) and len(links) > 100
+    assert [link for link in links if link.startswith("#") and link[1:] not in ids] == []
+
+
 def test_the_report_in_one_piece_prints_with_an_outline(report):
     pdf = (report / "nnpar.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and b"/Outlines" in pdf and b"/StructTreeRoot" in pdf

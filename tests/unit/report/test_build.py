@@ -1,0 +1,47 @@
+"""Where the report is built: nothing is replaced but what a build has made."""
+
+import importlib.util
+
+import pytest
+
+from tests.conftest import ROOT, run_python
+
+
+@pytest.fixture(scope="module")
+def build():
+    """Return the module `report/build.py`, which is a program and lies in no package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "report")
+        spec = importlib.util.spec_from_file_location("report_build", ROOT / "report" / "build.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+def test_a_folder_of_someone_else_is_left_alone(tmp_path):
+    kept = tmp_path / "html" / "my-page.html"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    process = run_python("report/build.py", "--from-results", "--folder", tmp_path, timeout=60)
+    assert process.returncode == 2
+    assert process.stderr.count("\n") == 1 and "html was not made by a build" in process.stderr
+    assert kept.read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["html"]
+
+
+@pytest.mark.parametrize("name", ["source", "single", "figures", "nnpar.pdf"])
+def test_whatever_a_build_would_replace_is_in_the_way(build, tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=f"{name} was not made by a build"):
+        build.claim(tmp_path)
+
+
+def test_a_folder_of_an_earlier_build_is_built_in_again(build, tmp_path):
+    build.claim(tmp_path)
+    (tmp_path / "html").mkdir()
+    build.claim(tmp_path)
+
+
+def test_what_is_no_folder_is_refused(build, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"cannot build in .*file: File exists; give another"):
+        build.claim(tmp_path / "file")
