@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from nnpar_lib.analysis.scaling.speedups import Ratio, paired_ratio
+from nnpar_lib.analysis.scaling.ratio import Ratio
+from nnpar_lib.analysis.scaling.speedups import paired_ratio
 
 ALLREDUCES = ("shared", "mpi", "overlapped")
 
@@ -85,9 +86,10 @@ CLAIMS = (
 
 
 def table(frame: pd.DataFrame, claims: Iterable[Claim] = CLAIMS) -> pd.DataFrame:
-    """Return a row a claim: the ratio's median, quartiles and 95 % interval over paired repeats,
-    the goal, the verdict.
+    """Return a row a claim: the ratio's median and quartiles over paired repeats, the goal, the
+    verdict.
 
+    `ci_low` and `ci_high` bound a 95 % interval of the median where there are at least 6 repeats.
     A claim whose runs are not in the frame is a ValueError that names them.
     """
     return pd.DataFrame([_row(claim, frame) for claim in claims])

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from nnpar_lib.analysis.claims.benchmarks import Claim
-from nnpar_lib.analysis.scaling.speedups import Ratio, paired_ratio
+from nnpar_lib.analysis.scaling.ratio import Ratio
+from nnpar_lib.analysis.scaling.speedups import paired_ratio
 
 NUM_PIXELS, NUM_CLASSES = 784, 10
 HIDDEN_WIDTHS = (256, 128)

@@ -113,39 +113,39 @@ def median_error(table: pd.DataFrame) -> float:
     return float(table.loc[~table["oversubscribed"], "error"].abs().median())
 
 
-def crossovers(table: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
-    """Return, model by model, the first batch size at which the faster of two strategies is the
-    other one.
+def crossovers(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """Return, model by model, the first batch size at which the faster of two strategies changes.
 
-    None, measured or predicted, where one of the two is the faster at every batch size of the
-    table.
+    `measured` and `predicted` are None where one of the two is the faster at every batch size of
+    the table.
     """
-    rows = []
-    for size, same in table[table["num_ranks"] > 1].groupby("num_parameters", sort=False):
-        best = same.groupby(["global_batch_size", "strategy"])[
-            ["measured_seconds", "predicted_seconds"]
-        ].min()
-        batches = sorted(set(same["global_batch_size"]))
-        found = {}
-        for kind in ("measured", "predicted"):
-            seconds = best[f"{kind}_seconds"]
-            found[kind] = cost_model.crossover_batch(
-                lambda batch, s=seconds: float(s[batch, one]),  # type: ignore[misc]
-                lambda batch, s=seconds: float(s[batch, other]),
-                batches,
-            )  # type: ignore[misc]
-        first = best["measured_seconds"][batches[0]]
-        rows.append(
-            {
-                "num_parameters": size,
-                "model": same["model"].iloc[0],
-                "smallest_batch": batches[0],
-                "faster_there": one if first[one] < first[other] else other,
-                "largest_batch": batches[-1],
-                **found,
-            }
+    parallel = table[table["num_ranks"] > 1].groupby("num_parameters", sort=False)
+    return pd.DataFrame([_crossover(rows, first, second) for _, rows in parallel])
+
+
+def _crossover(rows: pd.DataFrame, first: str, second: str) -> dict[str, Any]:
+    """Return a row of `crossovers` from the rows of one model."""
+    columns = ["measured_seconds", "predicted_seconds"]
+    best = rows.groupby(["strategy", "global_batch_size"])[columns].min()
+    seconds = {name: best.loc[name] for name in (first, second)}
+    batches = sorted(set(rows["global_batch_size"]))
+    swaps = {
+        column.removesuffix("_seconds"): cost_model.crossover_batch(
+            seconds[first][column].to_dict().__getitem__,
+            seconds[second][column].to_dict().__getitem__,
+            batches,
         )
-    return pd.DataFrame(rows)
+        for column in columns
+    }
+    at_smallest = {name: seconds[name].loc[batches[0], "measured_seconds"] for name in seconds}
+    return {
+        "num_parameters": rows["num_parameters"].iloc[0],
+        "model": rows["model"].iloc[0],
+        "smallest_batch": batches[0],
+        "faster_there": first if at_smallest[first] < at_smallest[second] else second,
+        "largest_batch": batches[-1],
+        **swaps,
+    }
 
 
 def flops_per_second(model: Model) -> float:

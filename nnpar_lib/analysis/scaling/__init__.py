@@ -1,14 +1,16 @@
 """Speedups, efficiencies and where the time of a step goes."""
 
+from nnpar_lib.analysis.scaling.ratio import (
+    Ratio,
+    spread_columns,
+)
 from nnpar_lib.analysis.scaling.speedups import (
     ALWAYS_KEPT,
     METHOD,
-    NUM_RESAMPLES,
     PROBLEM,
     RATE,
     SERIAL_ONE_THREAD,
     AlphaBeta,
-    Ratio,
     accuracy,
     amdahl_speedup,
     bandwidth,
@@ -28,7 +30,6 @@ from nnpar_lib.analysis.scaling.speedups import (
 __all__ = [
     "ALWAYS_KEPT",
     "METHOD",
-    "NUM_RESAMPLES",
     "PROBLEM",
     "RATE",
     "SERIAL_ONE_THREAD",
@@ -44,6 +45,7 @@ __all__ = [
     "parallel_efficiency",
     "runs_of",
     "seconds_per_epoch",
+    "spread_columns",
     "strong_scaling",
     "summarize",
     "time_split",

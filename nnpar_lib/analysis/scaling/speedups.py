@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.optimize import nnls
 
+from nnpar_lib.analysis.scaling.ratio import Ratio, ratio_of
 from nnpar_lib.config.run import NUM_TRAINING_EXAMPLES
 
 RATE = "samples_per_second"
@@ -63,25 +64,6 @@ ALWAYS_KEPT = (
     "num_ranks",
     "threads_per_rank",
 )
-NUM_RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio over paired repeats: median, quartiles (`low`, `high`) and a 95 % interval of the
-    median.
-
-    The interval (`ci_low`, `ci_high`) is a percentile bootstrap; it is NaN for a single repeat, and
-    with fewer than about six repeats it is too narrow, since it cannot leave the range of what was
-    seen.
-    """
-
-    median: float
-    low: float
-    high: float
-    ci_low: float
-    ci_high: float
-    num_repeats: int
 
 
 @dataclass(frozen=True)
@@ -169,11 +151,11 @@ def paired_ratio(
 def strong_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """Return the speedup of every way to run at a fixed global batch size, one row a configuration.
 
-    `speedup` is rate(configuration) / rate(base) over paired repeats, with quartiles and a 95 %
-    interval; `efficiency` is S/p and `karp_flatt` the serial fraction experienced, where p
-    (`num_workers`) counts ranks times threads in units of the base's. `base` says which rows are
-    compared with, by default serial runs of one thread; where several configurations match, the
-    fastest is taken, so that no speedup is won from a slow baseline.
+    `speedup` is rate(configuration) / rate(base) over paired repeats, with quartiles and, from 6
+    repeats on, a 95 % interval. `efficiency` is S/p and `karp_flatt` the serial fraction
+    experienced, where p (`num_workers`) counts ranks times threads in units of the base's. `base`
+    says which rows are the baseline, by default serial runs of one thread; where several
+    configurations match, the fastest is taken, so that no speedup is won from a slow baseline.
     """
     return _scaling(runs_of(frame), base)
 
@@ -366,18 +348,7 @@ def _ratio(base: pd.DataFrame, other: pd.DataFrame, value: str, what: str) -> Ra
         raise ValueError(
             f"{what} share no repeat with a {value}: run them interleaved, in one experiment"
         )
-    low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    ci_low, ci_high = _bootstrap_of_median(ratios)
-    return Ratio(float(median), float(low), float(high), ci_low, ci_high, int(ratios.size))
-
-
-def _bootstrap_of_median(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    if values.size < 2:
-        return math.nan, math.nan
-    generator = np.random.default_rng(0)  # the same records give the same interval
-    medians = np.median(generator.choice(values, size=(NUM_RESAMPLES, values.size)), axis=1)
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return float(low), float(high)
+    return ratio_of(ratios)
 
 
 def _check_positive(**values: float) -> None:

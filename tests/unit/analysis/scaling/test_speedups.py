@@ -117,9 +117,7 @@ def test_pairing_cancels_a_drift_that_both_share():
     records = [run(1000 * d, repeat=i) for i, d in enumerate(drift)]
     records += [parallel(1800 * d, 2, repeat=i) for i, d in reversed(list(enumerate(drift)))]
     ratio = scaling.paired_ratio(store.frame(records), {"strategy": "serial"}, {"num_ranks": 2})
-    assert (ratio.median, ratio.low, ratio.high, ratio.ci_low, ratio.ci_high) == pytest.approx(
-        (1.8,) * 5
-    )
+    assert (ratio.median, ratio.low, ratio.high) == pytest.approx((1.8,) * 3)
     assert ratio.num_repeats == 5
 
 
@@ -135,22 +133,48 @@ def test_only_repeats_that_both_have_are_paired():
     assert np.isnan(ratio.ci_low)
 
 
+def ratio_of_rates(rates):
+    """Return the ratio of two ways to run, the second one with these rates."""
+    num_repeats = len(rates)
+    frame = pd.DataFrame(
+        {
+            "way": ["a"] * num_repeats + ["b"] * num_repeats,
+            "repeat": [*range(num_repeats)] * 2,
+            "rate": [1.0] * num_repeats + [*rates],
+        }
+    )
+    return scaling.paired_ratio(frame, {"way": "a"}, {"way": "b"}, "rate")
+
+
+@pytest.mark.parametrize("num_repeats", [1, 2, 5])
+def test_fewer_than_six_repeats_have_quartiles_and_no_interval(num_repeats):
+    ratio = ratio_of_rates([*range(1, num_repeats + 1)])
+    assert np.isnan([ratio.ci_low, ratio.ci_high]).all()
+    assert np.isfinite([ratio.low, ratio.high]).all()
+
+
+def test_an_interval_lies_between_the_order_statistics_of_the_binomial_distribution():
+    """With 6 repeats all are above the median with 2^-6, with 10 at most one is with 11 / 2^10."""
+    six, ten = (ratio_of_rates([*range(1, count + 1)]) for count in (6, 10))
+    assert (six.ci_low, six.ci_high) == (1, 6)
+    assert (ten.ci_low, ten.ci_high) == (2, 9)
+
+
+def test_a_table_shows_intervals_where_every_row_has_one_and_else_quartiles():
+    many = pd.DataFrame({"num_repeats": [6, 10]})
+    few = pd.DataFrame({"num_repeats": [5, 10]})
+    assert scaling.spread_columns(many) == {"ci_low": "95 % from", "ci_high": "to"}
+    assert scaling.spread_columns(few) == {"low": "quartile 1", "high": "quartile 3"}
+
+
 def test_interval_of_the_median_covers_the_truth_about_as_often_as_it_says():
     generator = np.random.default_rng(3)
     covered = 0
     for _ in range(100):
-        values = np.exp(generator.normal(0, 0.1, size=15))
-        frame = pd.DataFrame(
-            {
-                "way": ["a"] * 15 + ["b"] * 15,
-                "repeat": [*range(15)] * 2,
-                "x": [1.0] * 15 + [*values],
-            }
-        )
-        ratio = scaling.paired_ratio(frame, {"way": "a"}, {"way": "b"}, "x")
+        ratio = ratio_of_rates(np.exp(generator.normal(0, 0.1, size=15)))
         assert ratio.ci_low <= ratio.median <= ratio.ci_high
         covered += ratio.ci_low <= 1 <= ratio.ci_high
-    assert 88 <= covered <= 100
+    assert 93 <= covered <= 100
 
 
 def test_ratio_says_what_is_missing():
