@@ -76,13 +76,12 @@ def _train(config: RunConfig, communicator: Communicator, report: Report) -> Run
     config, tuning = tune(config, communicator) if config.tune else (config, {})
     timeline = Timeline(config.num_traced_steps)
     strategy = strategies.build(config, communicator, timeline)
-    try:
-        memory = communicator.allgather_objects(_warm_up(strategy, config.num_warmup_steps))
-        run = _Run(config, communicator, strategy, timeline, report)
-        run.train()
-        return dataclasses.replace(_record(run, placement, origin), memory=memory, tuning=tuning)
-    finally:
-        strategy.close()
+    memory = communicator.allgather_objects(_warm_up(strategy, config.num_warmup_steps))
+    run = _Run(config, communicator, strategy, timeline, report)
+    run.train()
+    record = dataclasses.replace(_record(run, placement, origin), memory=memory, tuning=tuning)
+    strategy.close()  # not after an error: it is collective, and would wait for the other ranks
+    return record
 
 
 class _Run:

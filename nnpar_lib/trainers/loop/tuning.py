@@ -104,13 +104,11 @@ def _measure(
     num_examples = min(size * config.num_data_ranks, len(load(config.dataset).train_labels))
     trial = config.replace(**way, tune=False, microbatch_size=0, global_batch_size=num_examples)
     strategy = strategies.build(trial, communicator, Timeline())
-    try:
-        num_steps = math.ceil(SECONDS / _time_step(strategy, communicator, 0))
-        seconds = statistics.median(
-            _time_step(strategy, communicator, 1 + step) for step in range(num_steps)
-        )
-    finally:
-        strategy.close()
+    num_steps = math.ceil(SECONDS / _time_step(strategy, communicator, 0))
+    seconds = statistics.median(
+        _time_step(strategy, communicator, 1 + step) for step in range(num_steps)
+    )
+    strategy.close()  # not after an error: it is collective
     return Measured(way, size, trial.global_batch_size / seconds)
 
 

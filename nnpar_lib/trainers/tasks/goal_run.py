@@ -58,10 +58,8 @@ def _run(
     config: RunConfig, group: Communicator, goal_errors: Sequence[float], step_limits: Sequence[int]
 ) -> dict[str, Any]:
     trial = _Trial(config, group, goal_errors, step_limits)
-    try:
-        trial.run()
-    finally:
-        trial.strategy.close()
+    trial.run()
+    trial.strategy.close()  # not after an error: it is collective
     return trial.outcome
 
 
