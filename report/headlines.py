@@ -10,8 +10,7 @@ from chapter import DATASETS, Chapter
 from IPython.display import Markdown
 
 from nnpar_lib.analysis import regimes, scaling
-from nnpar_lib.analysis.cost import calibration, comparison, predictions
-from nnpar_lib.analysis.figures import gantt
+from nnpar_lib.analysis.cost import calibration, comparison, predictions, traced_pipelines
 from nnpar_lib.analysis.scaling import precision
 from nnpar_lib.experiments import regimes_study
 from nnpar_lib.records import store
@@ -118,7 +117,7 @@ def _pipeline(chapter: Chapter) -> str:
         for record in store.load(chapter.results_folder / "03_schedules.jsonl")
         if any(record.events)
     ]
-    found = gantt.table(traced).set_index("label")
+    found = traced_pipelines.table(traced).set_index("label")
     return (
         f"A pipeline of the cnn is idle {found.loc['cnn, 1f1b', 'bubble']:.0%} of the time, for its"
         f" layers are not equal, and reaches {found.loc['cnn, 1f1b', 'share']:.0%} of what its"

@@ -113,6 +113,27 @@ def median_error(table: pd.DataFrame) -> float:
     return float(table.loc[~table["oversubscribed"], "error"].abs().median())
 
 
+def errors(table: pd.DataFrame) -> pd.DataFrame:
+    """Return median, max and count of |error| by strategy, and of all as `all`.
+
+    Configurations of more ranks than cores are left out.
+    """
+    on_cores = table[~table["oversubscribed"]]
+    sizes = on_cores["error"].abs()
+    rows = sizes.groupby(on_cores["strategy"], sort=False).agg(["median", "max", "count"])
+    rows.loc["all"] = [sizes.median(), sizes.max(), len(sizes)]
+    return rows
+
+
+def swaps(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the crossovers of gradient averaging with each way to cut a model, named `other`."""
+    tables = [
+        crossovers(table, "gradient_averaging", strategy).assign(other=strategy)
+        for strategy in ("tensor", "pipeline")
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
 def crossovers(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Return, model by model, the first batch size at which the faster of two strategies changes.
 

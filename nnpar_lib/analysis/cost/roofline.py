@@ -5,10 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -28,7 +25,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
                 {
                     **{key: record[key] for key in ("model", "precision", "batch_size")},
                     **block,
-                    "way": _way(record),
+                    "way": way(record),
                     "intensity": block["flops"] / block["bytes"],
                     "flop_per_second": block["flops"] / block["seconds"],
                     "bound": max(computing, moving),
@@ -36,39 +33,12 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
                     "limit": "computing" if computing > moving else "memory",
                 }
             )
-    found = pd.DataFrame(rows)
-    whole = found.groupby(["model", "way"])["seconds"].transform("sum")
-    return found.assign(share=found["seconds"] / whole)
+    blocks = pd.DataFrame(rows)
+    step_seconds = blocks.groupby(["model", "way"])["seconds"].transform("sum")
+    return blocks.assign(share=blocks["seconds"] / step_seconds)
 
 
-def _way(record: dict[Any, Any]) -> str:
+def way(record: dict[Any, Any]) -> str:
+    """Return how the blocks of a record were computed: precision, layout, convolutions."""
     parts = [record["precision"], record["memory_format"].replace("_", " "), record["convolution"]]
     return ", ".join(part for part in parts if part != "torch")
-
-
-def draw(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw FLOP/s against FLOP a byte, a point a block, numbered, under the two ceilings of each
-    precision."""
-    ax = ax or plt.subplots()[1]
-    rows = table(frame)
-    reach = np.geomspace(rows["intensity"].min() / 2, rows["intensity"].max() * 2, 100)
-    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    for colour, record in zip(colours, frame.to_dict("records"), strict=False):
-        label = _way(record)
-        ceiling = np.minimum(record["ceiling_flop_per_second"], reach * record["bytes_per_second"])
-        ax.plot(reach, ceiling / 1e9, "--", color=colour, linewidth=1)
-        own = rows[rows["way"] == label]
-        rates = own["flop_per_second"] / 1e9
-        ax.plot(own["intensity"], rates, "o", color=colour, label=label)
-        for block, intensity, rate in zip(own["block"], own["intensity"], rates, strict=True):
-            ax.annotate(
-                str(block),
-                (intensity, rate),
-                textcoords="offset points",
-                xytext=(4, 4),
-                fontsize="small",
-                color=colour,
-            )
-    ax.set(xscale="log", yscale="log", xlabel="FLOP a byte", ylabel="GFLOP/s")
-    ax.legend(title="block numbers; dashed: ceilings", loc="lower right")
-    return ax

@@ -1,10 +1,8 @@
-"""Charts of what each rank did when: measured events and simulated schedules, on the same axes."""
+"""Charts of what each rank did when, of measured events and of simulated schedules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import median
-from typing import Any
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -12,11 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from nnpar_lib import schedules
+from nnpar_lib.analysis.cost.traced_pipelines import bubble_fraction
 from nnpar_lib.analysis.figures.theme import FIGURE_SIZE
-from nnpar_lib.config import RunConfig
-from nnpar_lib.records.kinds import RunRecord
-from nnpar_lib.schedules import BACKWARD, COMPUTATIONS, FORWARD, Event, Instruction, Pipeline
+from nnpar_lib.schedules import BACKWARD, COMPUTATIONS, FORWARD
 
 COLOURS = {
     FORWARD: "#0173b2",
@@ -27,108 +23,37 @@ COLOURS = {
 }
 HATCHES = {FORWARD: "", BACKWARD: "", "update": "...", "communicate": "///", "send": "///"}
 MIN_LABEL_SHARE = 0.03  # a bar narrower than this share of the chart has no room for its number
-COLUMNS = ["activity", "stage", "microbatch", "start", "end"]
-
-
-def steps(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
-    """Return the events of all traced steps as a frame of step, rank, activity, stage, microbatch,
-    start, end.
-
-    A step begins where a batch is loaded; the last one is step 0, and those before it count down.
-    """
-    frames = []
-    for rank, own in enumerate(events):
-        frame = pd.DataFrame([list(event) for event in own], columns=COLUMNS)
-        num_loads = (frame["activity"] == "load").astype(int).cumsum()
-        frames.append(frame.assign(rank=rank, step=num_loads - num_loads.max()))
-    return pd.concat(frames, ignore_index=True)
-
-
-def last_step(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
-    """Return the events of the last step; seconds count from the first forward pass of the step on
-    any rank."""
-    found = steps(events)
-    last: pd.DataFrame = found[found["step"] == 0].reset_index(drop=True)
-    origin = last.loc[last["activity"] == FORWARD, "start"].min()
-    return last.assign(start=last["start"] - origin, end=last["end"] - origin)
-
-
-def predicted(
-    schedule: str, pipeline: Pipeline, measured: pd.DataFrame, message_seconds: float = 0.0
-) -> pd.DataFrame:
-    """Return what the schedule would be with the measured steps' median seconds of each stage's
-    passes."""
-    passes = measured[measured["activity"].isin(COMPUTATIONS)]
-    medians = (
-        (passes["end"] - passes["start"]).groupby([passes["activity"], passes["stage"]]).median()
-    )
-
-    def seconds(one: Instruction) -> float:
-        return float(medians[one.action, one.stage])
-
-    return simulated(schedules.simulate(schedule, pipeline, seconds, lambda _: message_seconds))
-
-
-def simulated(events: Sequence[Event]) -> pd.DataFrame:
-    """Return simulated passes as a frame like that of measured ones."""
-    return pd.DataFrame(
-        [
-            (event.rank, event.action, event.stage, event.microbatch, event.start, event.end)
-            for event in events
-        ],
-        columns=["rank", *COLUMNS],
-    )
-
-
-def table(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Return how near traced pipelines came to their schedules, one row a label, medians over steps
-    and repeats.
-
-    `allowed` is the rate (examples/s) of the schedule simulated with the run's own median seconds
-    of each stage's passes, messages and updates being free; `share` is the measured rate over it.
-    `bubble` is the measured fraction, `bubble_simulated` that of the simulation, and
-    `bubble_formula` is (p - 1) / (m + p - 1).
-    """
-    rows = pd.DataFrame([_row(record) for record in records if any(record.events)])
-    found = rows.groupby("label", sort=False)
-    return found.median(numeric_only=True).assign(num_repeats=found.size()).reset_index()
-
-
-def _row(record: RunRecord) -> dict[str, Any]:
-    config, measured = RunConfig.from_parameters(record.config), steps(record.events)
-    simulation = predicted(config.schedule, config.pipeline, measured)
-    allowed = config.global_batch_size / float(simulation["end"].max())
-    bubbles = [bubble_fraction(rows) for _, rows in measured.groupby("step")]
-    pipeline = config.pipeline
-    return {
-        "label": record.label,
-        "measured": record.samples_per_second,
-        "allowed": allowed,
-        "share": record.samples_per_second / allowed,
-        "bubble": median(bubbles),
-        "bubble_simulated": bubble_fraction(simulation),
-        "bubble_formula": schedules.ideal_bubble_fraction(
-            pipeline.num_ranks, pipeline.num_microbatches
-        ),
-    }
-
-
-def bubble_fraction(frame: pd.DataFrame) -> float:
-    """Return which fraction of the time from the first pass to the last the ranks are in neither
-    kind of pass."""
-    passes = frame[frame["activity"].isin(COMPUTATIONS)]
-    span = passes["end"].max() - passes["start"].min()
-    return float(1 - (passes["end"] - passes["start"]).sum() / (span * frame["rank"].nunique()))
 
 
 def gantt(frame: pd.DataFrame, ax: Axes, title: str = "") -> Axes:
     """Draw a bar an event, a row a rank, milliseconds to the right; passes carry the number of
     their micro-batch."""
+    _draw_bars(frame, ax)
+    ranks = sorted(frame["rank"].unique())
+    ax.set(
+        xlabel="milliseconds",
+        title=title,
+        yticks=ranks,
+        yticklabels=[f"rank {rank}" for rank in ranks],
+    )
+    ax.grid(axis="y", visible=False)
+    ax.invert_yaxis()
+    present = [activity for activity in COLOURS if activity in set(frame["activity"])]
+    ax.legend(
+        handles=[_patch(activity) for activity in present],
+        ncols=len(present),
+        loc="lower right",
+        bbox_to_anchor=(1, 1.0),
+        columnspacing=1.0,
+    )
+    return ax
+
+
+def _draw_bars(frame: pd.DataFrame, ax: Axes) -> None:
     span = frame["end"].max() - frame["start"].min()
-    rows = frame.loc[
-        frame["activity"].isin(COLOURS), ["rank", "activity", "microbatch", "start", "end"]
-    ]
-    for rank, activity, microbatch, start, end in rows.to_numpy(dtype=object).tolist():
+    columns = ["rank", "activity", "microbatch", "start", "end"]
+    rows = frame.loc[frame["activity"].isin(COLOURS), columns].to_numpy(dtype=object)
+    for rank, activity, microbatch, start, end in rows.tolist():
         ax.barh(
             rank,
             (end - start) * 1e3,
@@ -140,40 +65,14 @@ def gantt(frame: pd.DataFrame, ax: Axes, title: str = "") -> Axes:
             linewidth=0.5,
         )
         if activity in COMPUTATIONS and end - start > MIN_LABEL_SHARE * span:
-            ax.text(
-                (start + end) / 2 * 1e3,
-                rank,
-                str(microbatch),
-                color="white",
-                ha="center",
-                va="center",
-                fontsize="small",
-            )
-    ranks = sorted(frame["rank"].unique())
-    ax.set(
-        xlabel="milliseconds",
-        title=title,
-        yticks=ranks,
-        yticklabels=[f"rank {rank}" for rank in ranks],
-    )
-    ax.grid(axis="y", visible=False)
-    ax.invert_yaxis()
-    present = [
-        activity
-        for activity in (FORWARD, BACKWARD, "update", "communicate", "send")
-        if activity in set(frame["activity"])
-    ]
-    ax.legend(
-        handles=[
-            Patch(facecolor=COLOURS[name], hatch=HATCHES[name], edgecolor="white", label=name)
-            for name in present
-        ],
-        ncols=len(present),
-        loc="lower right",
-        bbox_to_anchor=(1, 1.0),
-        columnspacing=1.0,
-    )
-    return ax
+            middle = (start + end) / 2 * 1e3
+            text = ax.text(middle, rank, str(microbatch), color="white", fontsize="small")
+            text.set(ha="center", va="center")
+
+
+def _patch(activity: str) -> Patch:
+    colour, hatch = COLOURS[activity], HATCHES[activity]
+    return Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=activity)
 
 
 def side_by_side(charts: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figure:

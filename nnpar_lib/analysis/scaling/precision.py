@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
 
 from nnpar_lib.analysis.scaling.speedups import paired_ratio
 
@@ -74,27 +72,3 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         rows, columns=[*training, "precision", "num_seeds", "accuracy", "low", "high", "lost"]
     )
-
-
-def draw_speedups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw the table of `speedups` as bars with whiskers from quartile to quartile; the base is the
-    dashed line."""
-    ax = ax or plt.subplots(figsize=(7, 0.5 + 0.35 * len(table)))[1]
-    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    models = list(table["model"].unique())
-    for position, row in enumerate(table.to_dict("records")):
-        spread = [[row["speedup"] - row["low"]], [row["high"] - row["speedup"]]]
-        colour = colours[models.index(row["model"]) % len(colours)]
-        ax.barh(position, row["speedup"], xerr=spread, color=colour, capsize=3)
-        ax.text(
-            row["high"] + 0.03, position, f"{row['speedup']:.2f}", va="center", fontsize="small"
-        )
-    ax.axvline(1, color="grey", linestyle="--", linewidth=1)
-    ax.set(
-        yticks=range(len(table)),
-        yticklabels=table["model"] + ", " + table["label"],
-        xlabel="times the samples a second",
-    )
-    ax.invert_yaxis()
-    ax.margins(x=0.12)
-    return ax

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from nnpar_lib.analysis.cost import roofline
+from nnpar_lib.analysis.figures import precision_plots
 from nnpar_lib.analysis.scaling import precision
 from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.tasks import roofline as measurement
@@ -59,7 +60,7 @@ def test_shares_are_those_of_one_way_to_compute():
 
 
 def test_the_figure_has_a_numbered_point_a_block_under_the_ceilings():
-    ax = roofline.draw(pd.DataFrame([RECORD]))
+    ax = precision_plots.roofline(pd.DataFrame([RECORD]))
     assert [text.get_text() for text in ax.texts] == ["0", "1"]
     ceiling, points = ax.lines
     assert max(ceiling.get_ydata()) == pytest.approx(100e-9)
@@ -91,7 +92,7 @@ def test_speedups_are_taken_repeat_by_repeat():
     )
     table = precision.speedups(runs, "plain")
     assert table["speedup"].tolist() == [1.0, 2.5] and table["num_repeats"].tolist() == [3, 3]
-    ax = precision.draw_speedups(table)
+    ax = precision_plots.speedups(table)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["cnn, plain", "cnn, bf16"]
     plt.close("all")
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from nnpar_lib.analysis.cost import traced_pipelines
 from nnpar_lib.analysis.figures import gantt, theme
 from nnpar_lib.records import store, trace
 from nnpar_lib.records.kinds import RunRecord
@@ -24,26 +25,26 @@ EVENTS = [
 
 
 def test_the_last_step_starts_with_its_first_forward_pass():
-    frame = gantt.last_step(EVENTS)
+    frame = traced_pipelines.last_step(EVENTS)
     assert len(frame) == 7
     assert frame.loc[frame["activity"] == "forward", "start"].min() == 0
-    assert gantt.bubble_fraction(frame) == pytest.approx(1 - 0.5 / (2 * 0.5))
+    assert traced_pipelines.bubble_fraction(frame) == pytest.approx(1 - 0.5 / (2 * 0.5))
 
 
 def test_the_prediction_has_the_measured_seconds_of_each_stage():
-    frame = gantt.predicted("gpipe", Pipeline(2, 1), gantt.last_step(EVENTS))
+    frame = traced_pipelines.predicted("gpipe", Pipeline(2, 1), traced_pipelines.last_step(EVENTS))
     assert frame["end"].max() == pytest.approx(0.1 + 0.1 + 0.1 + 0.2)
-    equal = gantt.last_step(
+    equal = traced_pipelines.last_step(
         [STEP, [[name, abs(stage), mb, start, end] for name, stage, mb, start, end in STEP]]
     )
-    assert gantt.bubble_fraction(gantt.predicted("gpipe", Pipeline(1, 3), equal)) == pytest.approx(
-        0
-    )
+    assert traced_pipelines.bubble_fraction(
+        traced_pipelines.predicted("gpipe", Pipeline(1, 3), equal)
+    ) == pytest.approx(0)
     assert ideal_bubble_fraction(2, 3) == pytest.approx(1 / 4)
 
 
 def test_a_chart_has_a_bar_a_pass_and_a_row_a_rank():
-    ax = gantt.gantt(gantt.last_step(EVENTS), theme.new_axes(), "a step")
+    ax = gantt.gantt(traced_pipelines.last_step(EVENTS), theme.new_axes(), "a step")
     assert len(ax.patches) == 4
     assert [label.get_text() for label in ax.get_yticklabels()] == ["rank 0", "rank 1"]
 
@@ -80,7 +81,7 @@ def test_a_pipeline_stands_beside_what_its_schedule_allows():
         [["load", -1, -1, 0.0, 0.1], ["forward", 1, 0, 0.2, 0.3], ["backward", 1, 0, 0.3, 0.4]],
     ]
     rate = config["global_batch_size"]  # a step a second, where 0.5 seconds would do
-    table = gantt.table(
+    table = traced_pipelines.table(
         [replace(record, config=config, events=events, samples_per_second=rate, label="one")] * 3
     )
     found = table.iloc[0][

@@ -1,0 +1,137 @@
+"""What each rank of a pipeline did when: measured events and simulated schedules in frames of one
+form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from nnpar_lib import schedules
+from nnpar_lib.analysis.cost import cost_model
+from nnpar_lib.analysis.cost.cost_model import Architecture, Machine, Model
+from nnpar_lib.config import RunConfig
+from nnpar_lib.records.kinds import RunRecord
+from nnpar_lib.schedules import COMPUTATIONS, FORWARD, Event, Instruction, Pipeline
+
+COLUMNS = ["activity", "stage", "microbatch", "start", "end"]
+
+
+def steps(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
+    """Return the events of all traced steps as a frame of step, rank, activity, stage, microbatch,
+    start, end.
+
+    A step begins where a batch is loaded; the last one is step 0, and those before it count down.
+    """
+    frames = []
+    for rank, own in enumerate(events):
+        frame = pd.DataFrame([list(event) for event in own], columns=COLUMNS)
+        num_loads = (frame["activity"] == "load").astype(int).cumsum()
+        frames.append(frame.assign(rank=rank, step=num_loads - num_loads.max()))
+    return pd.concat(frames, ignore_index=True)
+
+
+def last_step(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
+    """Return the events of the last step; seconds count from the first forward pass of the step on
+    any rank."""
+    found = steps(events)
+    last: pd.DataFrame = found[found["step"] == 0].reset_index(drop=True)
+    origin = last.loc[last["activity"] == FORWARD, "start"].min()
+    return last.assign(start=last["start"] - origin, end=last["end"] - origin)
+
+
+def predicted(
+    schedule: str, pipeline: Pipeline, measured: pd.DataFrame, message_seconds: float = 0.0
+) -> pd.DataFrame:
+    """Return what the schedule would be with the measured steps' median seconds of each stage's
+    passes."""
+    passes = measured[measured["activity"].isin(COMPUTATIONS)]
+    medians = (
+        (passes["end"] - passes["start"]).groupby([passes["activity"], passes["stage"]]).median()
+    )
+
+    def seconds(one: Instruction) -> float:
+        return float(medians[one.action, one.stage])
+
+    return simulated(schedules.simulate(schedule, pipeline, seconds, lambda _: message_seconds))
+
+
+def simulated(events: Sequence[Event]) -> pd.DataFrame:
+    """Return simulated passes as a frame like that of measured ones."""
+    return pd.DataFrame(
+        [
+            (event.rank, event.action, event.stage, event.microbatch, event.start, event.end)
+            for event in events
+        ],
+        columns=["rank", *COLUMNS],
+    )
+
+
+def table(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Return how near traced pipelines came to their schedules, one row a label, medians over steps
+    and repeats.
+
+    `allowed` is the rate (examples/s) of the schedule simulated with the run's own median seconds
+    of each stage's passes, messages and updates being free; `share` is the measured rate over it.
+    `bubble` is the measured fraction, `bubble_simulated` that of the simulation, and
+    `bubble_formula` is (p - 1) / (m + p - 1).
+    """
+    rows = pd.DataFrame([_row(record) for record in records if any(record.events)])
+    found = rows.groupby("label", sort=False)
+    return found.median(numeric_only=True).assign(num_repeats=found.size()).reset_index()
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    config, measured = RunConfig.from_parameters(record.config), steps(record.events)
+    simulation = predicted(config.schedule, config.pipeline, measured)
+    allowed = config.global_batch_size / float(simulation["end"].max())
+    bubbles = [bubble_fraction(rows) for _, rows in measured.groupby("step")]
+    pipeline = config.pipeline
+    return {
+        "label": record.label,
+        "measured": record.samples_per_second,
+        "allowed": allowed,
+        "share": record.samples_per_second / allowed,
+        "bubble": median(bubbles),
+        "bubble_simulated": bubble_fraction(simulation),
+        "bubble_formula": schedules.ideal_bubble_fraction(
+            pipeline.num_ranks, pipeline.num_microbatches
+        ),
+    }
+
+
+def bubble_fraction(frame: pd.DataFrame) -> float:
+    """Return which fraction of the time from the first pass to the last the ranks are in neither
+    kind of pass."""
+    passes = frame[frame["activity"].isin(COMPUTATIONS)]
+    span = passes["end"].max() - passes["start"].min()
+    return float(1 - (passes["end"] - passes["start"]).sum() / (span * frame["rank"].nunique()))
+
+
+def charts(
+    records: Sequence[RunRecord],
+    models: Mapping[Architecture, Model],
+    machine: Machine,
+    model: str,
+) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Return the predicted and the measured passes of a step by label, for the traced runs of a
+    model.
+
+    Of several runs with a label the last one is taken.
+    """
+    last = {record.label: record for record in records if any(record.events)}
+    return {
+        str(label): (_simulated_step(record, models, machine), last_step(record.events))
+        for label, record in last.items()
+        if record.model == model
+    }
+
+
+def _simulated_step(
+    record: RunRecord, models: Mapping[Architecture, Model], machine: Machine
+) -> pd.DataFrame:
+    config = RunConfig.from_parameters(record.config)
+    model = models[cost_model.architecture(config)]
+    return simulated(cost_model.simulate(config, model, machine))
