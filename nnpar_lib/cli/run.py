@@ -10,14 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import cast
 
 from nnpar_lib.cli.options import config_from
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.environment import launched_rank, memory_folder
-from nnpar_lib.launch import environment, lifeline, native, preflight
+from nnpar_lib.launch import environment, lifeline, native, preflight, tasks
 from nnpar_lib.launch.rank_output import ProgressDisplay
 from nnpar_lib.records import store, trace
 from nnpar_lib.records.kinds import Record, RunRecord
@@ -152,7 +151,7 @@ def _is_done_already(config: RunConfig, arguments: argparse.Namespace) -> bool:
         except (ValueError, OSError) as error:
             problem = str(error)
     if launched_rank() is not None:
-        ranks = import_module("nnpar_lib.trainers.communication.mpi").world()
+        ranks = tasks.load("world")()
         done, problem = ranks.broadcast_object((done, problem))
     if problem:
         raise ValueError(problem)
@@ -209,10 +208,10 @@ def _mpiexec() -> list[str]:
 
 
 def _train_here(config: RunConfig, arguments: argparse.Namespace) -> int:
-    measurement = import_module("nnpar_lib.trainers.tasks.runs")
     listener = TerminalListener(arguments.out) if launched_rank() in (None, 0) else None
-    with measurement.abort_all_on_error():
-        measurement.run_interleaved([config.to_dict()], arguments.num_repeats, listener=listener)
+    run_interleaved = tasks.load("run_interleaved")
+    with tasks.load("abort_all_on_error")():
+        run_interleaved([config.to_dict()], arguments.num_repeats, listener=listener)
     if listener is not None:
         listener.close()
         if arguments.trace is not None:

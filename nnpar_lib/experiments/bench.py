@@ -32,13 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
             records += ranks.run_interleaved(
                 configs, num_repeats=repeats, experiment=experiment, results_file=out
             )
-        ranks.call_for_records(
-            "nnpar_lib.trainers.tasks.runs.sweep_allreduces",
-            list(benchmarks.ALLREDUCES),
-            list(ALLREDUCE_SIZES),
-            NUM_RANKS,
-            results_file=out,
-        )
+        ranks.sweep_allreduces(benchmarks.ALLREDUCES, ALLREDUCE_SIZES, results_file=out)
     print(benchmarks.text(benchmarks.table(store.frame(records))))
     print(f"the records are in {out}")
     return 0

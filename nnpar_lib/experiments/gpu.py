@@ -19,14 +19,11 @@ from nnpar_lib.analysis.claims import gpu
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.rules import CARRIED_DEVICE
 from nnpar_lib.config.run import MODELS
-from nnpar_lib.launch import preflight
 from nnpar_lib.launch.engines import Engines, EnginesLost, RankError, engines
 from nnpar_lib.records import store
+from nnpar_lib.records.kinds import Record
 from nnpar_lib.records.provenance import num_cores
 
-COMPARE, SWEEP, ROOFLINE = (
-    f"nnpar_lib.trainers.tasks.{name}.measure" for name in ("equality", "sweep_timing", "roofline")
-)
 FAST = {
     "mlp": {"precision": "bf16"},
     "cnn": {"precision": "bf16", "memory_format": "channels_last"},
@@ -38,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SHARED_BATCH = 512  # of ranks and stages that share a GPU
 Configure = Callable[..., RunConfig]
+Measure = Callable[..., Sequence[Record]]  # a method of Engines that measures configs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ class Part:
     num_ranks: int
     groups: tuple[Mapping[str, RunConfig], ...]
     num_repeats: int = 3
-    function: str = ""
+    measure: Measure | None = None
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -97,65 +95,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def plan(device: str, dataset: str, sizes: Sizes) -> list[Part]:
-    """Return the parts in the order in which they are measured, the most telling first, for time
-    may run out."""
-    configure, most = _configurer(device, dataset, sizes), max(sizes.rank_counts)
+    """Return the parts in the order of their measurement.
+
+    The most informative come first, because time may run out.
+    """
+    configure = _configurer(device, dataset, sizes)
     parts = [
-        Part(
-            experiment="gpu-same",
-            num_ranks=most,
-            function=COMPARE,
-            groups=(_comparisons(device, sizes),),
-        ),
-        Part(
-            experiment="gpu-graph",
-            num_ranks=1,
-            groups=tuple(
-                _eager_and_graph(configure, device, model, size)
-                for model in sizes.models
-                for size in sizes.graph_batch_sizes
-            ),
-        ),
-        Part(
-            experiment="gpu-sweep",
-            num_ranks=1,
-            function=SWEEP,
-            groups=(_trials(configure, device, sizes),),
-        ),
-        Part(
-            experiment="gpu-ranks",
-            num_ranks=most,
-            groups=tuple(_ranks_on_one(configure, model, sizes) for model in sizes.models),
-        ),
-        Part(
-            experiment="gpu-pipeline",
-            num_ranks=2,
-            groups=tuple(_stages_on_one(configure, model) for model in sizes.models),
-        ),
-        Part(
-            experiment="gpu-cores",
-            num_ranks=max(sizes.num_cores, 1),
-            num_repeats=2,
-            groups=tuple(
-                _against_cores(configure, device, model, size, sizes)
-                for model in sizes.models
-                for size in sizes.batch_sizes
-            ),
-        ),
-        Part(
-            experiment="gpu-roofline",
-            num_ranks=1,
-            function=ROOFLINE,
-            groups=(
-                {
-                    f"{model}{suffix}": configure(model, max(sizes.graph_batch_sizes), **precision)
-                    for model in sizes.models
-                    for suffix, precision in _precisions(model).items()
-                },
-            ),
-        ),
+        _same_as_serial(device, sizes),
+        _graphs(configure, device, sizes),
+        _sweep_of_trials(configure, device, sizes),
+        _shared_by_ranks(configure, sizes),
+        _shared_by_stages(configure, sizes),
+        _against_all_cores(configure, device, sizes),
+        _rooflines(configure, sizes),
     ]
-    return parts + ([_several_gpus(configure, device, sizes)] if sizes.num_gpus > 1 else [])
+    if sizes.num_gpus > 1:
+        parts.append(_several_gpus(configure, device, sizes))
+    return parts
 
 
 def measure(parts: Sequence[Part], out: Path, seconds: float) -> list[str]:
@@ -193,19 +149,12 @@ def _measure(part: Part, out: Path, deadline: float) -> int:
 
 
 def _measure_group(part: Part, group: Mapping[str, RunConfig], ranks: Engines, out: Path) -> None:
-    if not part.function:
+    if part.measure is None:
         ranks.run_interleaved(
             group, num_repeats=part.num_repeats, experiment=part.experiment, results_file=out
         )
-        return
-    for config in group.values():
-        preflight.check(config)
-    ranks.call_for_records(
-        part.function,
-        [config.to_dict() for config in group.values()],
-        part.experiment,
-        results_file=out,
-    )
+    else:
+        part.measure(ranks, list(group.values()), experiment=part.experiment, results_file=out)
 
 
 def _configurer(device: str, dataset: str, sizes: Sizes) -> Configure:
@@ -235,6 +184,81 @@ def _precisions(model: str) -> dict[str, dict[str, Any]]:
 
 def _graph(device: str) -> dict[str, Any]:
     return {"cuda_graph": device == "cuda"}
+
+
+def _same_as_serial(device: str, sizes: Sizes) -> Part:
+    return Part(
+        experiment="gpu-same",
+        num_ranks=max(sizes.rank_counts),
+        measure=Engines.compare_with_serial,
+        groups=(_comparisons(device, sizes),),
+    )
+
+
+def _graphs(configure: Configure, device: str, sizes: Sizes) -> Part:
+    return Part(
+        experiment="gpu-graph",
+        num_ranks=1,
+        groups=tuple(
+            _eager_and_graph(configure, device, model, size)
+            for model in sizes.models
+            for size in sizes.graph_batch_sizes
+        ),
+    )
+
+
+def _sweep_of_trials(configure: Configure, device: str, sizes: Sizes) -> Part:
+    return Part(
+        experiment="gpu-sweep",
+        num_ranks=1,
+        measure=Engines.time_trials,
+        groups=(_trials(configure, device, sizes),),
+    )
+
+
+def _shared_by_ranks(configure: Configure, sizes: Sizes) -> Part:
+    return Part(
+        experiment="gpu-ranks",
+        num_ranks=max(sizes.rank_counts),
+        groups=tuple(_ranks_on_one(configure, model, sizes) for model in sizes.models),
+    )
+
+
+def _shared_by_stages(configure: Configure, sizes: Sizes) -> Part:
+    return Part(
+        experiment="gpu-pipeline",
+        num_ranks=2,
+        groups=tuple(_stages_on_one(configure, model) for model in sizes.models),
+    )
+
+
+def _against_all_cores(configure: Configure, device: str, sizes: Sizes) -> Part:
+    return Part(
+        experiment="gpu-cores",
+        num_ranks=max(sizes.num_cores, 1),
+        num_repeats=2,
+        groups=tuple(
+            _against_cores(configure, device, model, size, sizes)
+            for model in sizes.models
+            for size in sizes.batch_sizes
+        ),
+    )
+
+
+def _rooflines(configure: Configure, sizes: Sizes) -> Part:
+    batch_size = max(sizes.graph_batch_sizes)
+    return Part(
+        experiment="gpu-roofline",
+        num_ranks=1,
+        measure=Engines.measure_rooflines,
+        groups=(
+            {
+                f"{model}{suffix}": configure(model, batch_size, **precision)
+                for model in sizes.models
+                for suffix, precision in _precisions(model).items()
+            },
+        ),
+    )
 
 
 def _comparisons(device: str, sizes: Sizes) -> dict[str, RunConfig]:

@@ -20,12 +20,8 @@ from nnpar_lib.records import store
 from nnpar_lib.records.kinds import NormsRecord, TrialRecord
 from nnpar_lib.records.provenance import provenance
 
-TRIAL = "nnpar_lib.trainers.tasks.goal_run.run_trial_on_ranks"
-NORMS = "nnpar_lib.trainers.tasks.gradient_noise.gradient_norms"
-SELECTION_SEED, FRESH_SEED = (
-    5_000,
-    6_000,
-)  # of local SGD: those that choose a learning rate, and those that count
+SELECTION_SEED = 5_000  # the first seed of the runs of local SGD that choose a learning rate
+FRESH_SEED = 6_000  # the first seed of the runs that count
 
 
 def winners(
@@ -73,20 +69,18 @@ def count_steps(
     display, records = ProgressDisplay(), []
     for number, config in enumerate(configs):
         limits = [study.step_cap(config.global_batch_size)] * len(study.goal_errors)
-        found = ranks.call(
-            TRIAL, config.to_dict(), list(study.goal_errors), limits, progress=lambda *_: None
-        )[0]
+        outcome = ranks.run_to_goals(config, study.goal_errors, limits, progress=lambda *_: None)
         records.append(
             TrialRecord(
                 goal_errors=list(study.goal_errors),
+                steps=outcome["steps"],
+                num_steps=outcome["num_steps"],
+                train_seconds=outcome["train_seconds"],
+                diverged=outcome["diverged"],
                 config=config.to_dict(),
                 provenance=provenance(),
                 experiment=experiment,
                 repeat=config.seed,
-                **{
-                    name: found[name]
-                    for name in ("steps", "num_steps", "train_seconds", "diverged")
-                },
             )
         )
         store.append(results_file, records[-1:])
@@ -103,9 +97,12 @@ def measure_norms(
 ) -> NormsRecord:
     """Train in parallel and return the squared norms of the gradient at each step, before and after
     the sum."""
-    norms = ranks.call(NORMS, config.to_dict(), list(range(num_steps)))[0]
+    norms = ranks.gradient_norms(config, range(num_steps))
     record = NormsRecord(
-        norms=norms, config=config.to_dict(), provenance=provenance(), experiment="regimes_noise"
+        norms=[dict(row) for row in norms],
+        config=config.to_dict(),
+        provenance=provenance(),
+        experiment="regimes_noise",
     )
     store.append(results_file, [record])
     return record

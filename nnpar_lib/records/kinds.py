@@ -21,12 +21,11 @@ class RunRecord:
     train_loss, test_accuracy. `events` holds, for each rank, lists of activity, stage, micro-batch,
     start and end in seconds since a barrier, for the last `num_traced_steps` steps. `memory` has
     for each rank the bytes of its parameters, gradients, optimizer state and activations at their
-    peak. `gpu` says which one and how many ranks share it, as `trainers.placement.Placement` does;
-    nothing on a CPU. `tuning` holds what `tune` measured and chose, where `config` asks for it.
-    `label` is what the experiment calls this config, if anything. `divergence` has the step,
-    counted from 1, whose loss was the first that is not finite, and its learning rate; the run
-    ended there. `resumed_at` has the steps at which the run went on from a checkpoint;
-    `train_seconds` are those of all its parts.
+    peak. `gpu` says which one it is and how many ranks share it, and is empty on a CPU. `tuning`
+    holds what `tune` measured and chose, where `config` asks for it. `label` is what the experiment
+    calls this config, if anything. `divergence` has the step, counted from 1, whose loss was the
+    first that is not finite, and its learning rate; the run ended there. `resumed_at` has the steps
+    at which the run went on from a checkpoint; `train_seconds` are those of all its parts.
     """
 
     strategy: str
@@ -141,8 +140,8 @@ class RooflineRecord:
     """What each block of a model needs for a step of `batch_size` examples and how long it takes,
     beside two ceilings.
 
-    `blocks` are dicts as `trainers.summary` makes them, with the `seconds` of both passes. The
-    ceilings are the rate of a large matrix product and that of a large copy, which reads and
+    `blocks` are dicts as `trainers.tasks.block_work` makes them, with the `seconds` of both passes.
+    The ceilings are the rate of a large matrix product and that of a large copy, which reads and
     writes, in the same process.
     """
 
@@ -185,8 +184,10 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class NormsRecord:
-    """Squared norms of gradients at steps of a run, before and after the sum over ranks; see
-    `trainers.noise`."""
+    """Squared norms of gradients at steps of a run, before and after the sum over ranks.
+
+    See `trainers.tasks.gradient_noise`.
+    """
 
     norms: list[dict[str, Any]]
     config: dict[str, Any]
@@ -198,8 +199,10 @@ class NormsRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonRecord:
-    """How far a parallel run ends from a serial one on the same device; see
-    `trainers.transparency`."""
+    """How far a parallel run ends from a serial one on the same device.
+
+    See `trainers.tasks.equality`.
+    """
 
     differences: dict[str, float]
     config: dict[str, Any]
@@ -233,6 +236,46 @@ class SweepRecord:
     schema: int = SCHEMA
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepSpeedRecord:
+    """Seconds of a whole study of scaling regimes on `num_ranks` engines that have loaded the data.
+
+    `engine_seconds` is the sum of what its `num_runs` runs spent on training and on checks: the
+    rest of the engines' time is waiting. `study` is what was asked; the first records lack it.
+    """
+
+    num_ranks: int
+    num_runs: int
+    seconds: float
+    engine_seconds: float
+    provenance: dict[str, Any]
+    study: dict[str, Any] = field(default_factory=dict)
+    experiment: str = ""
+    repeat: int = 0
+    kind: str = "sweep_speed"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialStepRecord:
+    """Seconds of a step of `batch_size` examples: of a bare serial run, and of a trial to a goal.
+
+    `with_checks_seconds` includes the trial's checks of the validation error. `config` is the run;
+    the first records lack it.
+    """
+
+    batch_size: int
+    bare_seconds: float
+    trial_seconds: float
+    with_checks_seconds: float
+    provenance: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    experiment: str = ""
+    repeat: int = 0
+    kind: str = "trial_step"
+    schema: int = SCHEMA
+
+
 Record = (
     RunRecord
     | AllreduceRecord
@@ -243,6 +286,8 @@ Record = (
     | NormsRecord
     | ComparisonRecord
     | SweepRecord
+    | SweepSpeedRecord
+    | TrialStepRecord
 )
 KINDS: dict[str, type[Record]] = {
     "run": RunRecord,
@@ -254,4 +299,6 @@ KINDS: dict[str, type[Record]] = {
     "norms": NormsRecord,
     "comparison": ComparisonRecord,
     "sweep": SweepRecord,
+    "sweep_speed": SweepSpeedRecord,
+    "trial_step": TrialStepRecord,
 }

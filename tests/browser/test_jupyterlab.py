@@ -13,7 +13,7 @@ import nbformat
 import psutil
 import pytest
 
-from nnpar_lib.launch.engines import SESSION_VARIABLE
+from nnpar_lib.launch.cluster import SESSION_VARIABLE
 from tests.conftest import ROOT
 
 RUN_SECONDS = 400  # far more than they need, for a machine that is busy

@@ -4,7 +4,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nnpar_lib.launch.engines import SESSION_VARIABLE, engines
+from nnpar_lib.launch.cluster import SESSION_VARIABLE
+from nnpar_lib.launch.engines import engines
 
 FOLDER = str(Path(__file__).parent)
 

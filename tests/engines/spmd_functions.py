@@ -84,7 +84,9 @@ def make_record(config, repeat, experiment):
     }
 
 
-def measure(configs, num_repeats, experiment, *, done=(), silent=(), fail_at=None, pause=0.0):
+def measure(
+    configs, num_repeats, experiment, *, labels=(), done=(), silent=(), fail_at=None, pause=0.0
+):
     """Stand in for the measuring function: the same lines and the same return value, without
     training."""
     records = []
@@ -103,13 +105,13 @@ def measure(configs, num_repeats, experiment, *, done=(), silent=(), fail_at=Non
     return records if MPI.COMM_WORLD.rank == 0 else []
 
 
-def measure_with_a_lost_line(configs, num_repeats, experiment, done=()):
+def measure_with_a_lost_line(configs, num_repeats, experiment, labels=(), done=()):
     return measure(configs, num_repeats, experiment, silent=(1,))
 
 
-def measure_and_fail_at_the_third(configs, num_repeats, experiment, done=()):
+def measure_and_fail_at_the_third(configs, num_repeats, experiment, labels=(), done=()):
     return measure(configs, num_repeats, experiment, fail_at=2)
 
 
-def measure_slowly(configs, num_repeats, experiment, done=()):
+def measure_slowly(configs, num_repeats, experiment, labels=(), done=()):
     return measure(configs, num_repeats, experiment, pause=1.0)

@@ -8,7 +8,6 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import native
 from nnpar_lib.launch.engines import RankError
 
-NAME = "nnpar_lib.trainers.tasks.classify.classify_test_images"
 # at a rate where training does not amplify the rounding of different kernels
 BASE = RunConfig(
     hidden=(32, 16), lr=0.03, num_steps=60, global_batch_size=60, num_warmup_steps=1, num_threads=1
@@ -30,10 +29,10 @@ def test_whatever_trained_a_network_it_reads_the_same(shared_engines, tmp_path):
     in_cpp = BASE.replace(strategy="cpp", num_ranks=2)
     accuracies.append(native.run(in_cpp, weights_file=tmp_path / "cpp").final_test_accuracy)
     files = [
-        *((config.to_dict(), config.checkpoint) for config in runs),
-        (in_cpp.to_dict(), str(tmp_path / "cpp")),
+        *((config, config.checkpoint) for config in runs),
+        (in_cpp, tmp_path / "cpp"),
     ]
-    seen = shared_engines.call(NAME, files, 10_000)[0]
+    seen = shared_engines.classify_test_images(files, 10_000)
     serial = seen["probabilities"][0]
     assert seen["images"].shape == (len(serial), 28, 28) and np.allclose(
         serial.sum(axis=1), 1, atol=1e-5
@@ -52,4 +51,4 @@ def test_a_missing_or_cut_file_is_named_with_the_remedy(shared_engines, tmp_path
     if size is not None:
         np.zeros(size, dtype=np.float32).tofile(file)
     with pytest.raises(RankError, match=message):
-        shared_engines.call(NAME, [(BASE.replace(strategy="cpp").to_dict(), str(file))], 10)
+        shared_engines.classify_test_images([(BASE.replace(strategy="cpp"), file)], 10)

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.launch import engines as module
 from nnpar_lib.launch.engines import RankError, engines
+from nnpar_lib.launch.tasks import TASKS
 from nnpar_lib.records import store
 
 SERIAL = RunConfig(strategy="serial", num_ranks=1)
@@ -15,7 +15,7 @@ SMALL = {"num_steps": 3, "global_batch_size": 16, "hidden": [8], "num_warmup_ste
 
 
 def measured_by(monkeypatch, function):
-    monkeypatch.setattr(module, "MEASUREMENT", f"spmd_functions.{function}")
+    monkeypatch.setitem(TASKS, "run_interleaved", f"spmd_functions.{function}")
 
 
 def kept(path):

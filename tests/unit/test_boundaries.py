@@ -24,7 +24,7 @@ WINGS = ("trainers", "launch", "analysis")
 APPLICATIONS = ("experiments", "cli", "__main__")
 ONLY_IMPORTER = {
     "mpi4py": "nnpar_lib.trainers.communication.mpi",
-    "ipyparallel": "nnpar_lib.launch.engines",
+    "ipyparallel": "nnpar_lib.launch.cluster",
 }
 
 # (who, whom): `who` and all below it must not import `whom` or anything below that

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnpar_lib.config import RunConfig
 from nnpar_lib.config.study import StudyConfig
 from nnpar_lib.launch import preflight
 from nnpar_lib.launch.engines import Engines
 from nnpar_lib.launch.rank_output import ProgressDisplay
 from nnpar_lib.launch.search.plan import Job, Outcome, Plan, is_reached
 from nnpar_lib.launch.search.store import SearchStore
-
-TRIAL = "nnpar_lib.trainers.tasks.goal_run.run_trial"
 
 
 class Search:
@@ -56,8 +55,8 @@ class Search:
         num_before = self.num_done
         self._in_flight.clear()
         try:
-            ranks.farm(
-                TRIAL, self._next_job, self._arguments, self._keeper(display), self._store.save
+            ranks.run_trials(
+                self._next_job, self._arguments, self._keeper(display), self._store.save
             )
         finally:
             self._store.save()
@@ -97,11 +96,11 @@ class Search:
             return float("inf")
         return sum(map(_seconds_of, done.values())) / len(done) * self._plans[size].num_left(done)
 
-    def _arguments(self, job: Job) -> Sequence[Any]:
+    def _arguments(self, job: Job) -> tuple[RunConfig, Sequence[float], Sequence[int]]:
         config = self.study.run_config(
             job.batch_size, job.parameters["lr"], job.parameters.get("one_minus_momentum"), job.seed
         )
-        return config.to_dict(), self.study.goal_errors[: len(job.step_limits)], job.step_limits
+        return config, self.study.goal_errors[: len(job.step_limits)], job.step_limits
 
     def _keeper(self, display: ProgressDisplay) -> Callable[[Job, Outcome], None]:
         def keep(job: Job, outcome: Outcome) -> None:

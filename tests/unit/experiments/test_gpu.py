@@ -10,6 +10,7 @@ from nnpar_lib.analysis.claims import gpu
 from nnpar_lib.config.run import MODELS
 from nnpar_lib.experiments import gpu as gpu_report
 from nnpar_lib.experiments.gpu import FULL, Part
+from nnpar_lib.launch.engines import Engines
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import ComparisonRecord, SweepRecord
 from nnpar_lib.trainers.tasks import equality, sweep_timing
@@ -113,7 +114,7 @@ def test_what_there_is_no_time_for_is_named_and_nothing_started(tmp_path):
 
 def test_a_part_that_fails_takes_no_other_with_it(tmp_path):
     out, plan = tmp_path / "gpu.jsonl", parts("cpu", TINY)
-    broken = Part(experiment="broken", num_ranks=1, function=gpu_report.SWEEP, groups=({},))
+    broken = Part(experiment="broken", num_ranks=1, measure=Engines.time_trials, groups=({},))
     missing = gpu_report.measure([broken, plan["gpu-several"]], out, seconds=120)
     assert len(missing) == 1 and missing[0].startswith(
         "broken, which failed: rank 0 raised IndexError"

@@ -1,0 +1,165 @@
+"""The commands of `python -m nnpar_lib`, and the parser of its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from nnpar_lib import __version__
+from nnpar_lib.cli import run as shell
+from nnpar_lib.cli.options import (
+    add_bench_options,
+    add_gpu_options,
+    add_merge_options,
+    add_regimes_options,
+    add_run_options,
+)
+from nnpar_lib.config import RunConfig
+from nnpar_lib.launch import preflight
+from nnpar_lib.records import store
+
+WRONG_USE = 2  # exit status
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its name, a line of help, what adds its options, and what it does."""
+
+    name: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage of three dozen options around it."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the status of wrong use."""
+        shell.complain(f"{message}; see {self.prog} --help")
+        raise SystemExit(WRONG_USE)
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """Return the arguments, `run` among them: the function that does the command.
+
+    An unknown option ends the process with one line that names the nearest option.
+    """
+    arguments, unknown = _parser().parse_known_args(words)
+    if unknown:
+        arguments.parser.error(_describe_unknown(unknown[0], arguments))
+    return arguments
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="python -m nnpar_lib",
+        description="The runs of the notebooks, from a shell or a batch job.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(run=_print_help, parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for command in COMMANDS:
+        _add(commands, command)
+    results = commands.add_parser("results", help="collect records", allow_abbrev=False)
+    results.set_defaults(run=_print_help, parser=results)
+    _add(results.add_subparsers(metavar="COMMAND"), MERGE)
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction[OneLineParser], command: Command) -> None:
+    parser = commands.add_parser(command.name, help=command.help, allow_abbrev=False)
+    command.add_options(parser)
+    parser.set_defaults(run=command.run, parser=parser)
+
+
+def _describe_unknown(word: str, arguments: argparse.Namespace) -> str:
+    """Name an option that does not exist and the one that was probably meant."""
+    options = [
+        "--" + name.replace("_", "-") for name in vars(arguments) if name not in ("run", "parser")
+    ]
+    near = difflib.get_close_matches(word.split("=", maxsplit=1)[0], options, n=1)
+    return f"unknown option {word!r}" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _print_help(arguments: argparse.Namespace) -> int:
+    arguments.parser.print_help()
+    return 0
+
+
+# A rank that trains has no use for what the experiments import, so each command imports its own.
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    _check(RunConfig(dataset=arguments.dataset), arguments.out)
+    from nnpar_lib.experiments import bench
+
+    return bench.run(arguments)
+
+
+def _gpu(arguments: argparse.Namespace) -> int:
+    _check(RunConfig(dataset=arguments.dataset, device="cuda"), arguments.out)
+    from nnpar_lib.experiments import gpu
+
+    return gpu.run(arguments)
+
+
+def _regimes(arguments: argparse.Namespace) -> int:
+    from nnpar_lib.experiments import regimes_study
+
+    return regimes_study.run(arguments)
+
+
+def _sweep_speed(arguments: argparse.Namespace) -> int:
+    _check(RunConfig(dataset=arguments.dataset), arguments.out)
+    from nnpar_lib.experiments import sweep_speed
+
+    return sweep_speed.run(arguments)
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    preflight.check_writable(arguments.out)
+    num_new, num_known = store.merge(arguments.out, arguments.files)
+    print(f"{num_new} records added to {arguments.out}, {num_known} were there already")
+    return 0
+
+
+def _check(config: RunConfig, out: Path) -> None:
+    """Refuse what would stop the measurements later, before anything is loaded or started."""
+    preflight.check(config)
+    preflight.check_writable(out)
+
+
+def _add_sweep_speed_options(parser: argparse.ArgumentParser) -> None:
+    add_bench_options(parser)
+    parser.set_defaults(num_repeats=5, out=Path("report/_build/results/sweep-speed.jsonl"))
+
+
+COMMANDS = (
+    Command("run", "train once, print a table, append a record", add_run_options, shell.run),
+    Command("bench", "measure what the project claims about speed", add_bench_options, _bench),
+    Command("gpu", "measure what a GPU gives, in some minutes", add_gpu_options, _gpu),
+    Command(
+        "regimes",
+        "find steps to a goal error against the batch size, metaparameters tuned at each",
+        add_regimes_options,
+        _regimes,
+    ),
+    Command(
+        "sweep-speed",
+        "measure how fast a sweep of regimes is, on one engine and on two",
+        _add_sweep_speed_options,
+        _sweep_speed,
+    ),
+)
+MERGE = Command(
+    "merge",
+    "append to a file the records of others that it does not hold yet",
+    add_merge_options,
+    _merge,
+)
