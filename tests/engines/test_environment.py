@@ -39,7 +39,7 @@ def test_root_is_permitted_for_root_only(monkeypatch):
 
 def make_mpiexec(folder):
     path = folder / "mpiexec"
-    path.write_text("#!/bin/sh\n")
+    path.write_text("#!/bin/sh\necho mpiexec of a test\n")
     path.chmod(0o755)
     return path
 

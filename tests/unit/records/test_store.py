@@ -199,6 +199,7 @@ def test_provenance_says_what_made_a_number_without_a_path_of_the_machine():
         "system",
         "python",
         "packages",
+        "mpi",
         "load_average",
         "started_at",
     } == set(json.loads(text))
