@@ -4,6 +4,7 @@ is due."""
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,51 +15,64 @@ SECONDS_BETWEEN = 0.1
 MAX_STEPS_BETWEEN = 1000
 
 
-class Pulse:
-    """Beats about ten times a second: seldom enough to cost nothing, often enough to end a run in
-    vain at once.
+class Decision(NamedTuple):
+    """What all ranks have agreed on.
 
-    The losses are looked at in the beat and not in their step, so that no step waits for a device.
+    `diverged_at` is the first step, counted from 1, whose loss was not finite on some rank.
+    """
+
+    diverged_at: int | None
+    is_checkpoint_due: bool
+
+
+class Agreement:
+    """Ranks agree about ten times a second: rarely enough to cost nothing, often enough to end a
+    diverged run at once.
+
+    Losses are read when ranks agree and not in their step, so that no step waits for a device.
     """
 
     def __init__(self, communicator: Communicator, checkpoint_seconds: float | None) -> None:
-        self._communicator, self._checkpoint_seconds = communicator, checkpoint_seconds
+        self._communicator = communicator
+        self._checkpoint_seconds = checkpoint_seconds
         self._losses: list[Tensor] = []
         self._steps_left = 1
-        self._last_beat = self._last_checkpoint = time.monotonic()
+        self._last_agreement = self._last_checkpoint = time.monotonic()
 
     def note(self, loss: Tensor) -> bool:
-        """Take note of a step's loss; return whether the pulse is to beat, the same on all
-        ranks."""
+        """Keep the loss of a step; return whether `decide` is due, the same on all ranks."""
         self._losses.append(loss)
         self._steps_left -= 1
         return self._steps_left <= 0
 
-    def beat(self, num_steps: int) -> tuple[int | None, bool]:
-        """Return the first step whose loss was not finite on any rank, if any, and whether a
-        checkpoint is due.
+    def decide(self, num_steps: int) -> Decision:
+        """Return the ranks' decision after `num_steps` steps, the same on all ranks (collective).
 
-        Steps count from 1, and `num_steps` were taken. All ranks get the same answers (collective).
+        The first rank's clock decides whether a checkpoint is due, the slowest rank's speed when
+        ranks agree next.
         """
         now = time.monotonic()
-        is_due = (
-            self._checkpoint_seconds is not None
-            and now - self._last_checkpoint >= self._checkpoint_seconds
-        )
-        mean_seconds = (now - self._last_beat) / max(1, len(self._losses))
+        mean_seconds = (now - self._last_agreement) / max(1, len(self._losses))
         answers = self._communicator.allgather_objects(
-            (self._first_bad_step(num_steps), is_due, mean_seconds)
+            (self._first_bad_step(num_steps), self._is_checkpoint_due(now), mean_seconds)
         )
-        bad = [step for step, _, _ in answers if step is not None]
-        is_due = answers[0][1]  # the first rank's clock counts
-        if is_due:
+        is_checkpoint_due = answers[0][1]
+        if is_checkpoint_due:
             self._last_checkpoint = now
         slowest = max(seconds for _, _, seconds in answers)
         self._steps_left = max(1, min(MAX_STEPS_BETWEEN, int(SECONDS_BETWEEN / max(slowest, 1e-9))))
-        self._last_beat = time.monotonic()
-        return min(bad, default=None), is_due
+        self._last_agreement = time.monotonic()
+        bad_steps = [step for step, _, _ in answers if step is not None]
+        return Decision(min(bad_steps, default=None), is_checkpoint_due)
+
+    def _is_checkpoint_due(self, now: float) -> bool:
+        if self._checkpoint_seconds is None:
+            return False
+        return now - self._last_checkpoint >= self._checkpoint_seconds
 
     def _first_bad_step(self, num_steps: int) -> int | None:
+        """Return the first step, counted from 1, whose loss was not finite here; forget the
+        losses."""
         if not self._losses:
             return None
         is_bad = ~torch.stack([loss.double() for loss in self._losses]).isfinite()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.parts import part
@@ -20,16 +19,16 @@ from nnpar_lib.trainers import strategies
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.data.batches import load, normalise
 from nnpar_lib.trainers.loop import checkpoint
-from nnpar_lib.trainers.loop.agreement import Pulse
+from nnpar_lib.trainers.loop.agreement import Agreement
 from nnpar_lib.trainers.loop.memory_budget import memory_budget
 from nnpar_lib.trainers.loop.placement import Placement, place
+from nnpar_lib.trainers.loop.steps import Step, StepSums, take_steps
 from nnpar_lib.trainers.loop.tuning import tune
 from nnpar_lib.trainers.step.optimizer import learning_rate
 from nnpar_lib.trainers.strategies.base import Strategy
 from nnpar_lib.trainers.timeline import (
     ACTIVITIES,
     COMMUNICATE,
-    LOAD,
     OTHER,
     RECEIVE,
     SEND,
@@ -50,16 +49,16 @@ def train(
     label: str = "",
     repeat: int = 0,
 ) -> RunRecord:
-    """Run a config on all ranks of a communicator of its size (collective); return the record, the
-    same on all ranks.
+    """Run a config on all ranks of a communicator of its size (collective).
 
-    `report` is told now and then which fraction of the steps is done, with a line of text.
+    Return the record, the same on all ranks. `report` gets the fraction of the steps that is done
+    and a line of text, every ten steps and after each epoch.
     """
     if communicator.size != config.num_ranks:
         raise ValueError(
             f"num_ranks={config.num_ranks} but the communicator has {communicator.size} ranks"
         )
-    load(config.dataset)  # is no part of what a memory budget is for
+    load(config.dataset)  # a memory budget is for training, not for the data set
     with (
         communicator.stall_watch(config.stall_seconds),
         memory_budget(config.memory_budget_mib, config.device),
@@ -76,7 +75,7 @@ def _train(config: RunConfig, communicator: Communicator, report: Report) -> Run
     config, tuning = tune(config, communicator) if config.tune else (config, {})
     timeline = Timeline(config.num_traced_steps)
     strategy = strategies.build(config, communicator, timeline)
-    memory = communicator.allgather_objects(_warm_up(strategy, config.num_warmup_steps))
+    memory = communicator.allgather_objects(_warm_up(strategy, timeline, config.num_warmup_steps))
     run = _Run(config, communicator, strategy, timeline, report)
     run.train()
     record = dataclasses.replace(_record(run, placement, origin), memory=memory, tuning=tuning)
@@ -85,7 +84,7 @@ def _train(config: RunConfig, communicator: Communicator, report: Report) -> Run
 
 
 class _Run:
-    """The state of a run that its evaluations read: losses, examples and history so far."""
+    """A run and its state: losses, examples and history so far."""
 
     def __init__(
         self,
@@ -106,32 +105,35 @@ class _Run:
         self.resumed_at: list[int] = []
         self._report = report
         self._path = Path(config.checkpoint) if config.checkpoint else None
-        self._num_examples = 0
-        self._loss_sum = self._no_loss()
+        self._sums = StepSums(config.device)  # of the epoch so far
 
     def train(self) -> None:
-        """Take all steps; evaluate at the ends of epochs, at the end, and not at all if the config
-        says so."""
+        """Take all steps; evaluate at the ends of epochs as often as the config says."""
         self.timeline.reset()
         self._resume()
-        pulse = Pulse(self.communicator, self.config.checkpoint_every if self._path else None)
+        agreement = Agreement(
+            self.communicator, self.config.checkpoint_every if self._path else None
+        )
         self.communicator.barrier()
         self.timeline.start()
-        while self.num_steps < self.config.total_steps and not self.diverged:
-            beats = pulse.note(self._step(self.num_steps))
-            self.num_steps += 1
+        for step in take_steps(
+            self.strategy, self.timeline, self.num_steps, self.config.total_steps
+        ):
+            self._count(step)
             is_checkpoint_due = False
-            if beats or self._is_at_end_of_epoch:
-                self.diverged_at, is_checkpoint_due = pulse.beat(self.num_steps)
+            if agreement.note(step.loss_sum) or self._is_at_end_of_epoch:
+                self.diverged_at, is_checkpoint_due = agreement.decide(self.num_steps)
                 self.timeline.lap(WAIT)
             if self._is_at_end_of_epoch or self.diverged:
                 self._end_epoch()
             if is_checkpoint_due or self.num_steps == self.config.total_steps:
                 self._save()
+            if self.diverged:
+                break
 
     @property
     def diverged(self) -> bool:
-        """Whether a loss was not finite any more."""
+        """Whether a loss was not finite."""
         return self.diverged_at is not None
 
     @property
@@ -141,69 +143,66 @@ class _Run:
             or self.num_steps == self.config.total_steps
         )
 
-    def _step(self, step: int) -> Tensor:
-        """Take a step and return the sum of this rank's losses."""
-        self.timeline.begin_step()
-        batch = self.strategy.batches.batch(step)
-        self.timeline.lap(LOAD)
-        loss = self.strategy.step(batch, step)
-        self._loss_sum = self._loss_sum + loss
-        self._num_examples += len(batch.labels) if batch.is_counted else 0
-        if step % 10 == 0:
-            self._report(step / self.config.total_steps, _describe(self.config, step, self.history))
-        return loss
+    def _count(self, step: Step) -> None:
+        """Count a step that was taken, and report every tenth."""
+        self._sums.add(step)
+        if step.number % 10 == 0:
+            self._report_progress()
+        self.num_steps += 1
+
+    def _report_progress(self) -> None:
+        fraction = self.num_steps / self.config.total_steps
+        self._report(fraction, _describe(self.config, self.num_steps, self.history))
 
     def _resume(self) -> None:
         """Go on from the checkpoint, where there is one (collective)."""
-        found = (
-            checkpoint.restore(self._path, self.config, self.strategy, self.communicator)
-            if self._path
-            else None
-        )
-        if found is None:
+        if self._path is None:
             return
-        self.num_steps, self.num_examples, self.history = (
-            found["num_steps"],
-            found["num_examples"],
-            found["history"],
-        )
-        self.resumed_at = [*found["resumed_at"], self.num_steps]
-        self.timeline.seconds.update(found["seconds"])
-        if self.communicator.rank == 0:  # sums over ranks: one has all of it
-            self._loss_sum, self._num_examples = (
-                self._loss_sum + found["loss_sum"],
-                found["num_examples_of_epoch"],
-            )
+        progress = checkpoint.restore(self._path, self.config, self.strategy, self.communicator)
+        if progress is None:
+            return
+        self.num_steps = progress["num_steps"]
+        self.num_examples = progress["num_examples"]
+        self.history = progress["history"]
+        self.resumed_at = [*progress["resumed_at"], self.num_steps]
+        self.timeline.seconds.update(progress["seconds"])
+        if self.communicator.rank == 0:  # the first rank holds the sums over all ranks
+            self._sums.loss_sum += progress["loss_sum"]
+            self._sums.num_examples = progress["num_examples_of_epoch"]
 
     def _save(self) -> None:
-        """Write a checkpoint, which counts as no time of training (collective)."""
+        """Write a checkpoint; its time is not training time (collective)."""
         if self._path is None or self.diverged:
             return
-        communicator, seconds = self.communicator, self.timeline.seconds
+        communicator = self.communicator
         progress = {
             "num_steps": self.num_steps,
             "num_examples": self.num_examples,
             "history": self.history,
-            "loss_sum": communicator.sum(float(self._loss_sum)),
-            "num_examples_of_epoch": int(communicator.sum(self._num_examples)),
-            "seconds": {
-                name: communicator.sum(seconds[name]) / communicator.size for name in ACTIVITIES
-            },
+            "loss_sum": communicator.sum(float(self._sums.loss_sum)),
+            "num_examples_of_epoch": int(communicator.sum(self._sums.num_examples)),
+            "seconds": self.mean_seconds(),
             "resumed_at": self.resumed_at,
         }
         checkpoint.save(self._path, self.config, self.strategy, communicator, progress)
         communicator.barrier()
         self.timeline.start()
 
+    def mean_seconds(self) -> dict[str, float]:
+        """Return the seconds booked to each activity, means over ranks (collective)."""
+        seconds = self.timeline.seconds
+        size = self.communicator.size
+        return {name: self.communicator.sum(seconds[name]) / size for name in ACTIVITIES}
+
     def _end_epoch(self) -> None:
-        """Close the clock, then look at what was learnt: losses, and accuracy where it is due."""
+        """Stop the clock, then measure what was learnt: losses, and accuracy where it is due."""
         self.strategy.synchronise()
-        loss_sum = float(self._loss_sum)  # waits for the device
+        loss_sum = float(self._sums.loss_sum)  # waits for the device
         self.timeline.lap(OTHER)
         self.communicator.barrier()
         self.timeline.lap(WAIT)
         self.timeline.stop()
-        num_examples = int(self.communicator.sum(self._num_examples))
+        num_examples = int(self.communicator.sum(self._sums.num_examples))
         self.num_examples += num_examples
         epoch = math.ceil(self.num_steps / self.config.num_steps_per_epoch)
         self.history.append(
@@ -215,11 +214,8 @@ class _Run:
                 "test_accuracy": self._evaluate() if self._is_evaluation_due(epoch) else None,
             }
         )
-        self._loss_sum, self._num_examples = self._no_loss(), 0
-        self._report(
-            self.num_steps / self.config.total_steps,
-            _describe(self.config, self.num_steps, self.history),
-        )
+        self._sums.clear()
+        self._report_progress()
         self.communicator.barrier()
         self.timeline.start()
 
@@ -234,33 +230,29 @@ class _Run:
     def _evaluate(self) -> float:
         return evaluate(self.strategy, self.config, self.communicator)
 
-    def _no_loss(self) -> Tensor:
-        return torch.zeros((), dtype=torch.float64, device=self.config.device)
-
 
 @torch.no_grad()
 def evaluate(strategy: Strategy, config: RunConfig, communicator: Communicator) -> float:
     """Return the accuracy on the whole test set, each example counted once (collective)."""
     data = load(config.dataset)
-    mine = part(len(data.test_labels), strategy.data_size, strategy.data_rank)
-    images = data.test_images[mine].split(EVALUATION_BATCH_SIZE)
-    labels = data.test_labels[mine].split(EVALUATION_BATCH_SIZE)
+    local_part = part(len(data.test_labels), strategy.data_size, strategy.data_rank)
+    images = data.test_images[local_part].split(EVALUATION_BATCH_SIZE)
+    labels = data.test_labels[local_part].split(EVALUATION_BATCH_SIZE)
     num_correct = 0
     for some_images, some_labels in zip(images, labels, strict=True):
         inputs = normalise(some_images.to(config.device), data, getattr(torch, config.dtype))
-        found = strategy.predict(inputs).argmax(dim=1).cpu()
-        num_correct += int((found == some_labels[: len(found)]).sum())
+        classes = strategy.predict(inputs).argmax(dim=1).cpu()
+        num_correct += int((classes == some_labels[: len(classes)]).sum())
     return communicator.sum(num_correct) / len(data.test_labels)
 
 
-def _warm_up(strategy: Strategy, num_steps: int) -> dict[str, int]:
-    """Take a few steps and undo them: caches fill, buffers and threads appear, optimizers allocate
-    their state.
+def _warm_up(strategy: Strategy, timeline: Timeline, num_steps: int) -> dict[str, int]:
+    """Take a few steps and undo them: caches fill, threads start, optimizers allocate their state.
 
-    Return what the strategy then holds in memory; nothing without any steps.
+    Return the bytes that the strategy then holds in memory by name; nothing without any steps.
     """
-    for step in range(num_steps):
-        strategy.step(strategy.batches.batch(step), step)
+    for _ in take_steps(strategy, timeline, 0, num_steps):
+        pass
     memory = strategy.memory_bytes(strategy.batches.batch(0)) if num_steps else {}
     strategy.reset()
     return memory
@@ -280,9 +272,10 @@ def _describe(config: RunConfig, step: int, history: list[dict[str, Any]]) -> st
 
 def _record(run: _Run, placement: Placement, origin: dict[str, Any]) -> RunRecord:
     """Gather what the ranks booked and describe the run (collective)."""
-    config, communicator, seconds = run.config, run.communicator, run.timeline.seconds
+    config = run.config
+    communicator = run.communicator
     train_seconds = communicator.max(run.timeline.total_seconds)
-    means = {name: communicator.sum(seconds[name]) / communicator.size for name in ACTIVITIES}
+    means = run.mean_seconds()
     communicate = means[COMMUNICATE] + means[SEND] + means[RECEIVE]
     digest, num_parameters = weights_sha256(run.strategy, communicator)
     last = run.history[-1]
@@ -320,20 +313,20 @@ def _record(run: _Run, placement: Placement, origin: dict[str, Any]) -> RunRecor
 
 
 def _divergence(run: _Run) -> dict[str, float] | None:
-    """Return the step, counted from 1, whose loss was the first that is not finite, and its
-    learning rate."""
+    """Return the first step, counted from 1, whose loss was not finite, and its learning rate."""
     if run.diverged_at is None:
         return None
     return {"step": run.diverged_at, "lr": learning_rate(run.config, run.diverged_at - 1)}
 
 
 def weights_sha256(strategy: Strategy, communicator: Communicator) -> tuple[str, int]:
-    """Return a digest of the weights and their number, a parameter at a time: no rank needs to hold
-    them all.
+    """Return a digest of the weights and their number (collective).
 
-    Raises RuntimeError where the ranks do not hold the same bits (collective).
+    Parameters pass one at a time, so that no rank needs to hold them all. Raises a RuntimeError
+    where the ranks do not hold the same bits.
     """
-    digest, num_parameters = hashlib.sha256(), 0
+    digest = hashlib.sha256()
+    num_parameters = 0
     for parameter in strategy.whole_parameters():
         digest.update(parameter.detach().cpu().reshape(-1).numpy().data)
         num_parameters += parameter.numel()
@@ -346,7 +339,7 @@ def weights_sha256(strategy: Strategy, communicator: Communicator) -> tuple[str,
 
 
 def _finite(entry: dict[str, Any]) -> dict[str, Any]:
-    """Replace a loss that is not a number by None, for JSON has no word for it."""
+    """Replace numbers that are not finite by None: JSON has no such numbers."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in entry.items()

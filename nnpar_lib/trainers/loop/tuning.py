@@ -1,5 +1,7 @@
-"""Finds the fastest way to compute a config's steps on this machine: a few combinations, measured
-in some seconds."""
+"""Find the fastest way to compute a config's steps on this machine.
+
+A few combinations of options are measured, each for a fraction of a second.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import itertools
 import math
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from nnpar_lib.config import RunConfig
@@ -15,21 +18,18 @@ from nnpar_lib.config.run import MEMORY_FORMATS, PRECISIONS
 from nnpar_lib.trainers import strategies
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.data.batches import load
-from nnpar_lib.trainers.strategies.base import Strategy
+from nnpar_lib.trainers.loop.steps import Step, take_steps
 from nnpar_lib.trainers.timeline import Timeline
 
 PROBE_SIZE = 32  # examples a rank while precisions and memory formats are compared
 MICROBATCH_SIZES = (16, 32, 64, 128)
-SECONDS = 0.3  # that each combination is measured, at least, and one step more to warm up
-MARGIN = (
-    1.02  # another combination has to be faster than the plain one by this factor: less is noise
-)
+SECONDS = 0.3  # each combination is measured for at least this long, after a step to warm up
+MARGIN = 1.02  # a combination must be faster than the plain one by this factor: less is noise
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A way to compute, values of a config by name, and how many examples a second all ranks
-    together computed."""
+    """A way to compute, as values of a config by name, and the examples a second of all ranks."""
 
     way: dict[str, Any]
     microbatch_size: int
@@ -45,7 +45,7 @@ class Measured:
 
 
 def tune(config: RunConfig, communicator: Communicator) -> tuple[RunConfig, dict[str, Any]]:
-    """Return the config with the fastest combination, and what was measured and why it was chosen
+    """Return the config with the fastest combination, and the measurements and the reason for it
     (collective).
 
     Precisions, memory formats and ways to convolve are compared at a small batch, then micro-batch
@@ -62,27 +62,32 @@ def tune(config: RunConfig, communicator: Communicator) -> tuple[RunConfig, dict
     return config.replace(tune=False, **picked), {
         **picked,
         "why": _reason(first, best, second, chosen),
-        "measured": [one.to_dict() for one in first + second],
+        "measured": [measured.to_dict() for measured in first + second],
     }
 
 
 def _ways(config: RunConfig) -> list[dict[str, str]]:
     """Return the ways to compute that may pay for a model, the plain one first."""
     formats = MEMORY_FORMATS if config.model != "mlp" else ("contiguous",)
-    ways = [(*one, "torch") for one in itertools.product(PRECISIONS, formats)]
-    if config.model == "resnet18":  # the others have no images small enough
-        ways += [(precision, "channels_last", "im2col") for precision in PRECISIONS]
-    return [
-        dict(zip(("precision", "memory_format", "convolution"), way, strict=True)) for way in ways
-    ]
+    ways = [_way(*pair, "torch") for pair in itertools.product(PRECISIONS, formats)]
+    if config.model == "resnet18":  # the other models have no images that are small enough
+        ways += [_way(precision, "channels_last", "im2col") for precision in PRECISIONS]
+    return ways
+
+
+def _way(precision: str, memory_format: str, convolution: str) -> dict[str, str]:
+    return {
+        "precision": precision,
+        "memory_format": memory_format,
+        "convolution": convolution,
+    }
 
 
 def _fastest(measured: list[Measured]) -> Measured:
-    """Return the fastest, the first of the list where no other is clearly faster."""
-    best = max(measured, key=lambda one: one.samples_per_second)
-    return (
-        best if best.samples_per_second > MARGIN * measured[0].samples_per_second else measured[0]
-    )
+    """Return the fastest way; the first of the list where none is clearly faster."""
+    first = measured[0]
+    best = max(measured, key=lambda way: way.samples_per_second)
+    return best if best.samples_per_second > MARGIN * first.samples_per_second else first
 
 
 def _reason(first: list[Measured], best: Measured, second: list[Measured], chosen: Measured) -> str:
@@ -99,21 +104,22 @@ def _reason(first: list[Measured], best: Measured, second: list[Measured], chose
 def _measure(
     config: RunConfig, communicator: Communicator, way: dict[str, Any], size: int
 ) -> Measured:
-    """Take steps of `size` examples a rank for a moment; the slowest rank's time counts
+    """Take steps of `size` examples a rank for `SECONDS`; the slowest rank's time counts
     (collective)."""
     num_examples = min(size * config.num_data_ranks, len(load(config.dataset).train_labels))
     trial = config.replace(**way, tune=False, microbatch_size=0, global_batch_size=num_examples)
-    strategy = strategies.build(trial, communicator, Timeline())
-    num_steps = math.ceil(SECONDS / _time_step(strategy, communicator, 0))
-    seconds = statistics.median(
-        _time_step(strategy, communicator, 1 + step) for step in range(num_steps)
-    )
+    timeline = Timeline()
+    strategy = strategies.build(trial, communicator, timeline)
+    steps = take_steps(strategy, timeline)
+    num_steps = math.ceil(SECONDS / _time_step(steps, communicator))
+    seconds = statistics.median(_time_step(steps, communicator) for _ in range(num_steps))
     strategy.close()  # not after an error: it is collective
     return Measured(way, size, trial.global_batch_size / seconds)
 
 
-def _time_step(strategy: Strategy, communicator: Communicator, step: int) -> float:
+def _time_step(steps: Iterator[Step], communicator: Communicator) -> float:
+    """Return the seconds of the next step, the maximum over ranks (collective)."""
     communicator.barrier()
     start = time.perf_counter()
-    float(strategy.step(strategy.batches.batch(step), step))  # waits for the device
+    float(next(steps).loss_sum)  # waits for the device
     return communicator.max(time.perf_counter() - start)

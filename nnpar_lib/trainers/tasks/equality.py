@@ -1,4 +1,4 @@
-"""The proof that a parallel strategy changes nothing: the same few steps, serially and in parallel,
+"""Shows that a parallel strategy changes nothing: the same steps, serially and in parallel, are
 compared."""
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nnpar_lib.trainers import strategies
 from nnpar_lib.trainers.communication.communicator import Communicator, SingleCommunicator
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.loop.placement import place
+from nnpar_lib.trainers.loop.steps import StepSums, take_steps
 from nnpar_lib.trainers.loop.training import evaluate
 from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.timeline import Timeline
@@ -46,8 +47,7 @@ PARALLEL_ONLY = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a few steps lead: flat weights after the first and the last of them, mean loss, test
-    accuracy."""
+    """What some steps lead to: flat weights after the first and the last, mean loss, accuracy."""
 
     first_weights: Tensor
     last_weights: Tensor
@@ -56,20 +56,20 @@ class Outcome:
 
 
 def difference_from_serial(config: dict[str, Any]) -> dict[str, float]:
-    """Train 20 steps in parallel and serially, and compare (collective over the first `num_ranks`
-    ranks of the world).
+    """Train 20 steps in parallel and serially, and compare (collective over the world).
 
     The steps straddle the end of the first epoch, so that its short last batch is among them.
-    Return, on the ranks that take part, relative differences (2-norms) of `first_update`, of that
-    of the parameter where it is largest (`worst_parameter`), of `weights`, of the mean `loss`, and
-    of the `accuracy`; `moved`, the relative change of the weights by the steps; `num_distinct`
-    copies of them among the ranks.
+    Return, on the first `num_ranks` ranks, relative differences (2-norms) of `first_update`, of the
+    first update of the parameter where it differs most (`worst_parameter`), of `weights` and of the
+    mean `loss`; the difference of `accuracy`; `moved`, the relative change of the weights by the
+    steps; `num_distinct`, the number of different copies of the weights. The rest return {}.
     """
-    parallel, ranks = RunConfig.from_parameters(config), world()
+    parallel = RunConfig.from_parameters(config)
+    ranks = world()
     group = ranks.first_ranks(parallel.num_ranks)
-    found = {} if group is None else _compare(parallel, group)
+    differences = {} if group is None else _compare(parallel, group)
     ranks.idle_barrier()
-    return found
+    return differences
 
 
 def measure(
@@ -83,7 +83,8 @@ def measure(
     ranks = world()
     records: list[ComparisonRecord] = []
     for config in configs:
-        parameters, origin = RunConfig.from_parameters(config), provenance()
+        parameters = RunConfig.from_parameters(config)
+        origin = provenance()
         group = ranks.first_ranks(parameters.num_ranks)
         gpu = {} if group is None else place(parameters, group).gpu
         differences = difference_from_serial(config)
@@ -104,23 +105,21 @@ def _compare(config: RunConfig, group: Communicator) -> dict[str, float]:
     place(config, group)
     outcome = _train(config, group)
     copies = group.gather_objects(hashlib.sha256(outcome.last_weights.numpy().data).hexdigest())
-    found = (
-        None
-        if copies is None
-        else {**_differences(config, outcome), "num_distinct": len(set(copies))}
-    )
-    group.idle_barrier()  # the others sleep while the first rank trains serially
-    return dict(group.broadcast_object(found))
+    differences = None
+    if copies is not None:
+        differences = {**_differences(config, outcome), "num_distinct": len(set(copies))}
+    group.idle_barrier()  # the first rank trains serially meanwhile
+    return dict(group.broadcast_object(differences))
 
 
 def _differences(config: RunConfig, outcome: Outcome) -> dict[str, float]:
-    """Train serially, and return how far a parallel run has ended from there."""
-    expected, initial = (
-        _train_serially(serial_twin(config)),
-        list(networks.build(config).parameters()),
-    )
-    sizes, start = [parameter.numel() for parameter in initial], _flat(initial)
-    update, expected_update = outcome.first_weights - start, expected.first_weights - start
+    """Train serially, and return how far from there a parallel run has ended."""
+    expected = _train_serially(serial_twin(config))
+    initial = list(networks.build(config).parameters())
+    sizes = [parameter.numel() for parameter in initial]
+    start = _flat(initial)
+    update = outcome.first_weights - start
+    expected_update = expected.first_weights - start
     return {
         "first_update": _relative(update, expected_update),
         "worst_parameter": max(map(_relative, update.split(sizes), expected_update.split(sizes))),
@@ -145,20 +144,19 @@ def _train_serially(config: RunConfig) -> Outcome:
 
 
 def _train(config: RunConfig, group: Communicator) -> Outcome:
-    strategy = strategies.build(config, group, Timeline())
+    timeline = Timeline()
+    strategy = strategies.build(config, group, timeline)
     first = max(0, config.num_steps_per_epoch - NUM_STEPS // 2)
-    loss_sum, num_examples = 0.0, 0
-    for step in range(first, first + NUM_STEPS):
-        batch = strategy.batches.batch(step)
-        loss_sum += float(strategy.step(batch, step))
-        num_examples += len(batch.labels) if batch.is_counted else 0
-        if step == first:
+    sums = StepSums(config.device)
+    for step in take_steps(strategy, timeline, first, first + NUM_STEPS):
+        sums.add(step)
+        if step.number == first:
             first_weights = _flat(strategy.whole_parameters())
     strategy.synchronise()
     outcome = Outcome(
         first_weights,
         _flat(strategy.whole_parameters()),
-        group.sum(loss_sum) / group.sum(num_examples),
+        group.sum(float(sums.loss_sum)) / group.sum(sums.num_examples),
         evaluate(strategy, config, group),
     )
     strategy.close()
@@ -169,7 +167,8 @@ def _flat(parameters: Iterable[Tensor]) -> Tensor:
     return torch.cat([parameter.detach().cpu().reshape(-1) for parameter in parameters])
 
 
-def _relative(one: Tensor, other: Tensor) -> float:
-    return float(
-        (one.double() - other.double()).norm() / other.double().norm().clamp_min(torch.finfo().tiny)
-    )
+def _relative(value: Tensor, reference: Tensor) -> float:
+    """Return the 2-norm of the difference from a reference, relative to the reference's."""
+    reference = reference.double()
+    difference = (value.double() - reference).norm()
+    return float(difference / reference.norm().clamp_min(torch.finfo().tiny))

@@ -1,5 +1,5 @@
-"""One training run to several goals: how many steps until the validation error is first at or below
-each of them."""
+"""One training run to several goals: the number of steps until the validation error is first at or
+below each of them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.data.batches import BatchSource
 from nnpar_lib.trainers.data.validation import Validator, load_split
 from nnpar_lib.trainers.loop.placement import place
+from nnpar_lib.trainers.loop.steps import take_steps
 from nnpar_lib.trainers.timeline import Timeline
 
-# ratio of two steps at which the validation error is looked at: the resolution of the steps
+# ratio of successive steps at which the validation error is checked: their resolution
 CHECK_SPACING = 1.03
 
 
 def run_trial(
     config: dict[str, Any], goal_errors: Sequence[float], step_limits: Sequence[int]
 ) -> dict[str, Any]:
-    """Train until the hardest goal is reached, and no further than the limit of the easiest that is
-    not.
+    """Train one rank until every goal is reached, or the limit of the easiest unreached goal.
 
-    `goal_errors` are validation errors that fall, `step_limits` the steps at which a goal counts as
-    out of reach. Return `steps`: for each goal the first checked step at which the error is at or
-    below it, None where it was not reached; whether the run `diverged`; `num_steps` taken,
-    `train_seconds` without the checks, `check_seconds` and `num_checks`. The config is one of a
-    single rank; see `run_trial_on_ranks` for others.
+    `goal_errors` are falling validation errors, `step_limits` the steps after which each goal
+    counts as out of reach. Return a dict: `steps` has for each goal the first checked step whose
+    error is at or below it, None where it was not reached; `diverged` says whether the loss became
+    infinite or NaN; `num_steps`, `train_seconds` (without checks), `check_seconds`, `num_checks`.
+    See `run_trial_on_ranks` for configs of several ranks.
     """
     return _run(RunConfig.from_parameters(config), SingleCommunicator(), goal_errors, step_limits)
 
@@ -41,11 +41,10 @@ def run_trial(
 def run_trial_on_ranks(
     config: dict[str, Any], goal_errors: Sequence[float], step_limits: Sequence[int]
 ) -> dict[str, Any]:
-    """Run a trial on the first ranks while the others sleep, with an empty answer (collective over
-    the world).
+    """Run a trial on the first `num_ranks` ranks (collective over the world); see `run_trial`.
 
-    Weights that are averaged now and then are looked at when they are averaged, and at no other
-    time: a look would average them. See `run_trial`.
+    The rest sleep and return {}. Local weights are checked only when they have just been averaged,
+    for a check averages them.
     """
     parameters, ranks = RunConfig.from_parameters(config), world()
     group = ranks.first_ranks(parameters.num_ranks)
@@ -64,10 +63,9 @@ def _run(
 
 
 def check_steps(interval: int = 1) -> Iterator[int]:
-    """Yield the steps after which the validation error is looked at: each of the first, then 3 %
-    apart.
+    """Yield the steps after which the validation error is checked.
 
-    They are rounded up to multiples of an interval.
+    Early steps are all checked, later ones at a distance of 3 %. Steps are rounded up to multiples of `interval`.
     """
     step = 0
     while True:
@@ -76,7 +74,7 @@ def check_steps(interval: int = 1) -> Iterator[int]:
 
 
 class _Trial:
-    """A run and which goals it has reached so far."""
+    """A run, and the goals that it has reached so far."""
 
     def __init__(
         self,
@@ -87,9 +85,11 @@ class _Trial:
     ) -> None:
         place(config, group)
         data = load_split(config.dataset)
-        self.strategy = strategies.build(config, group, Timeline())
+        self._timeline = Timeline()
+        self.strategy = strategies.build(config, group, self._timeline)
         self.strategy.batches = BatchSource(data, config, size=group.size, rank=group.rank)
-        self._group, self._validator = group, Validator(data, config)
+        self._group = group
+        self._validator = Validator(data, config)
         self._allowed = [
             math.floor(goal * self._validator.num_examples + 1e-9) for goal in goal_errors
         ]
@@ -131,26 +131,28 @@ class _Trial:
 
     @property
     def _diverged(self) -> bool:
-        """Whether the loss is not a number any more; on several ranks, that of any part of the
-        batch."""
+        """Whether the loss of any rank's part of the last batch is infinite or NaN (collective)."""
         return not math.isfinite(self._group.sum(float(self._loss)))
 
     def _train(self, last: int) -> None:
         start = time.perf_counter()
-        for step in range(self._num_steps, last):
-            self._loss = self.strategy.step(self.strategy.batches.batch(step), step)
+        for step in take_steps(self.strategy, self._timeline, self._num_steps, last):
+            self._loss = step.loss_sum
         float(self._loss)  # waits for the device
         self._num_steps = max(last, self._num_steps)
         self._train_seconds += time.perf_counter() - start
 
     def _check(self) -> None:
-        """Every rank of a synchronous strategy holds the same weights, and so comes to the same
-        answer."""
+        """Count mistakes and note the goals that are reached.
+
+        Ranks hold the same weights after `synchronise`, and so find the same answer.
+        """
         start = time.perf_counter()
         self.strategy.synchronise()
-        wrong = self._validator.mistakes(self.strategy.predict, self._allowed[len(self._steps)])
-        for allowed in self._allowed[len(self._steps) :]:
-            if wrong is not None and wrong <= allowed:
+        open_goals = self._allowed[len(self._steps) :]
+        num_wrong = self._validator.mistakes(self.strategy.predict, open_goals[0])
+        for num_allowed in open_goals:
+            if num_wrong is not None and num_wrong <= num_allowed:
                 self._steps.append(self._num_steps)
         self._num_checks += 1
         self._check_seconds += time.perf_counter() - start
