@@ -65,7 +65,8 @@ def _run(
 def check_steps(interval: int = 1) -> Iterator[int]:
     """Yield the steps after which the validation error is checked.
 
-    Early steps are all checked, later ones at a distance of 3 %. Steps are rounded up to multiples of `interval`.
+    Early steps are all checked, later ones at a distance of 3 %. Steps are rounded up to multiples
+    of `interval`.
     """
     step = 0
     while True:
