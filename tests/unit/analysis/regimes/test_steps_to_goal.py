@@ -83,7 +83,7 @@ def test_three_batch_sizes_are_undetermined():
 
 def test_pure_noise_is_undetermined():
     labels, found = [], []
-    for seed in range(20):
+    for seed in range(8):
         runs = measured(steps=np.full(len(SIZES), 300.0), noise=1.0, seed=seed, num_seeds=5)
         labels += regimes.study(runs)["regime"].tolist()
         found += regimes.fits(runs).query("preferred")["status"].tolist()
@@ -95,9 +95,9 @@ def test_the_better_form_is_preferred():
     for q, form in ((1.0, "hyperbola"), (2.5, "sharp")):
         preferred = [
             regimes.fits(measured(q=q, noise=0.03, seed=seed)).query("preferred")["form"].iloc[0]
-            for seed in range(6)
+            for seed in range(4)
         ]
-        assert preferred.count(form) >= 5
+        assert preferred.count(form) >= 3
 
 
 def test_regimes_end_where_the_slope_passes_its_thresholds():

@@ -23,6 +23,7 @@ SHORT = {
     "num_threads": 1,
     "evaluate_every": 0,
 }  # 11 steps an epoch, the last one short
+FEW = {"num_steps": 12, "global_batch_size": 130}  # for models that take their time
 MLP = RunConfig(hidden=(16,), **SHORT)
 CASES = {
     "sgd": MLP.replace(optimizer="sgd"),
@@ -33,12 +34,10 @@ CASES = {
     "adam, falling rate": MLP.replace(optimizer="adam", lr=0.01, lr_schedule="cosine"),
     "micro-batches": MLP.replace(microbatch_size=300),
     "cnn": MLP.replace(
-        dtype="float32", model="cnn", channels=(3, 4), hidden=(8,)
+        **FEW, dtype="float32", model="cnn", channels=(3, 4), hidden=(8,)
     ),  # faster than float64
     "bf16": MLP.replace(dtype="float32", precision="bf16"),
-    "statistics": (
-        RunConfig(model="resnet18", width=4, **SHORT).replace(num_steps=12, global_batch_size=130)
-    ),
+    "statistics": (RunConfig(model="resnet18", width=4, **SHORT).replace(**FEW)),
 }
 
 
