@@ -54,7 +54,7 @@ SETTINGS = {
             "PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe", OVERSUBSCRIBED, ONE_NODE
         ),
         Setting("OMPI_MCA_rmaps_base_oversubscribe", "1", OVERSUBSCRIBED, ONE_NODE),
-        Setting("OMPI_MCA_btl", "^ofi", LOCAL_FILES, ONE_NODE),
+        Setting("OMPI_MCA_btl", "^ofi,tcp", f"{LOCAL_FILES}; {LOOPBACK}", ONE_NODE),
         Setting("OMPI_ALLOW_RUN_AS_ROOT", "1", ROOT, AS_ROOT),
         Setting("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", ROOT, AS_ROOT),
     ],
