@@ -1,5 +1,4 @@
-"""The benchmarks behind the project's claims about speed: what is run, interleaved, on engines; and
-their table."""
+"""The benchmarks behind the project's claims about speed: the runs, and the table of claims."""
 
 from __future__ import annotations
 
@@ -20,9 +19,10 @@ ALLREDUCE_SIZES = (1_000, 3_000, 10_000, 30_000, 100_000, 235_146, 1_000_000, 3_
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, append the records to a file, print the table of claims of this run; return the exit
-    status."""
-    dataset, repeats, out = arguments.dataset, arguments.num_repeats, arguments.out
+    """Measure, append the records to a file, print the table of claims; return the exit status."""
+    dataset = arguments.dataset
+    repeats = arguments.num_repeats
+    out = arguments.out
     groups = {f"step-{model}": step_configs(model, dataset) for model in LOCAL_BATCH_SIZES}
     groups["epoch"] = epoch_configs(dataset)
     records: list[Record] = []
@@ -39,8 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def step_configs(model: str, dataset: str) -> list[RunConfig]:
-    """Return short runs at fixed local batch sizes: serial, gradient averaging and DDP, one thread
-    a rank."""
+    """Return short runs at fixed local batch sizes: serial, gradient averaging, DDP."""
     common: dict[str, Any] = {
         "model": model,
         "dataset": dataset,
@@ -50,21 +49,20 @@ def step_configs(model: str, dataset: str) -> list[RunConfig]:
         "lr": 0.01,
         "evaluate_every": 0,
     }
-    found = []
+    configs = []
     for local in LOCAL_BATCH_SIZES[model]:
-        found.append(RunConfig(strategy="serial", global_batch_size=local, **common))
+        configs.append(RunConfig(strategy="serial", global_batch_size=local, **common))
         parallel = {"num_ranks": NUM_RANKS, "global_batch_size": local * NUM_RANKS, **common}
-        found += [
+        configs += [
             RunConfig(strategy="gradient_averaging", allreduce=kind, **parallel)
             for kind in benchmarks.ALLREDUCES
         ]
-        found.append(RunConfig(strategy="torch_ddp", **parallel))
-    return found
+        configs.append(RunConfig(strategy="torch_ddp", **parallel))
+    return configs
 
 
 def epoch_configs(dataset: str) -> list[RunConfig]:
-    """Return an epoch of the mlp as tutorials train it, with one thread and with all cores, and as
-    we do."""
+    """Return an epoch of the mlp by the loop of tutorials, and by the strategies of the library."""
     common: dict[str, Any] = {
         "model": "mlp",
         "dataset": dataset,

@@ -1,8 +1,7 @@
-"""What a GPU gives, measured in one go: what is run, in which order, and the tables of what came
-out.
+"""The measurements of a GPU: the runs, their order, and the tables of their records.
 
-Every part has ranks of its own, so that one that fails takes no other with it, and records are kept
-as they come.
+Each part has ranks of its own, so that a part that fails does not end the others, and records are
+kept as they come.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ Measure = Callable[..., Sequence[Record]]  # a method of Engines that measures c
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much is measured: examples a run by device and model, batch sizes, ranks, trials; and on
-    which machine."""
+    """How much is measured, and on which machine; `examples` is by device and model."""
 
     examples: Mapping[str, Mapping[str, int]]
     batch_sizes: tuple[int, ...] = (64, 512, 4096)
@@ -65,8 +63,7 @@ FULL = Sizes(
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One experiment: groups of labelled runs, interleaved, or of configs for the function that
-    measures them."""
+    """An experiment: groups of labelled configs, run interleaved, or measured by `measure`."""
 
     experiment: str
     num_ranks: int
@@ -76,8 +73,10 @@ class Part:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, append the records to a file, print their tables; return the exit status: 0 where
-    all was measured."""
+    """Measure, append the records to a file, print their tables.
+
+    Return the exit status, which is 0 where everything was measured.
+    """
     import torch
 
     if store.load(arguments.out):
@@ -115,9 +114,9 @@ def plan(device: str, dataset: str, sizes: Sizes) -> list[Part]:
 
 
 def measure(parts: Sequence[Part], out: Path, seconds: float) -> list[str]:
-    """Measure part after part as long as there is time; return what failed or was left out, a line
-    each."""
-    missing, deadline = [], time.monotonic() + seconds
+    """Measure part after part while there is time; return a line for each that is missing."""
+    missing = []
+    deadline = time.monotonic() + seconds
     for part in parts:
         print(
             f"{part.experiment}: {sum(map(len, part.groups))} configurations on {part.num_ranks}"
@@ -131,7 +130,8 @@ def measure(parts: Sequence[Part], out: Path, seconds: float) -> list[str]:
             continue
         if num_left:
             missing.append(
-                f"{num_left} of {len(part.groups)} groups of {part.experiment}, for time was over"
+                f"{num_left} of {len(part.groups)} groups of {part.experiment}, because time was"
+                " over"
             )
     return missing
 
@@ -158,8 +158,7 @@ def _measure_group(part: Part, group: Mapping[str, RunConfig], ranks: Engines, o
 
 
 def _configurer(device: str, dataset: str, sizes: Sizes) -> Configure:
-    """Return what makes a short run of a model at a batch size, on this device where no other is
-    given."""
+    """Return a function that makes a short run of a model at a batch size."""
 
     def configure(model: str, batch_size: int, **changes: Any) -> RunConfig:
         where = changes.get("device", device)
@@ -262,8 +261,7 @@ def _rooflines(configure: Configure, sizes: Sizes) -> Part:
 
 
 def _comparisons(device: str, sizes: Sizes) -> dict[str, RunConfig]:
-    """Return runs that are compared with serial eager ones, in float64, uneven parts of a batch
-    among them."""
+    """Return runs that are compared with serial eager runs, in float64, with uneven parts."""
     most = max(sizes.rank_counts)
     ways: dict[str, dict[str, Any]] = {
         "serial, graph": {"strategy": "serial", **_graph(device)},
@@ -319,8 +317,7 @@ def _trials(configure: Configure, device: str, sizes: Sizes) -> dict[str, RunCon
 
 
 def _ranks_on_one(configure: Configure, model: str, sizes: Sizes) -> dict[str, RunConfig]:
-    """Return gradient averaging of the same global batch on more and more ranks, by either
-    all-reduce."""
+    """Return gradient averaging of the same global batch on 1, 2, ... ranks, by each all-reduce."""
     return {
         f"{count} rank{'s' * (count > 1)}" + (f", {kind}" if count > 1 else ""): configure(
             model,
@@ -348,8 +345,7 @@ def _stages_on_one(configure: Configure, model: str) -> dict[str, RunConfig]:
 def _against_cores(
     configure: Configure, device: str, model: str, size: int, sizes: Sizes
 ) -> dict[str, RunConfig]:
-    """Return the ways to use all cores, by threads and by ranks, and the GPU, in either
-    precision."""
+    """Return runs on all cores, by threads and by ranks, and on the GPU, in each precision."""
     num_ranks = min(sizes.num_cores, max(1, size // 8))
     ways: dict[str, dict[str, Any]] = {
         "cores, threads": {"device": "cpu", "num_threads": sizes.num_cores},
@@ -369,8 +365,7 @@ def _against_cores(
 
 
 def _several_gpus(configure: Configure, device: str, sizes: Sizes) -> Part:
-    """Return gradient averaging over GPUs of their own, the same batch for each, by MPI and by
-    torch.distributed."""
+    """Return gradient averaging with a GPU for each rank, by MPI and by torch.distributed."""
     carrier = next(name for name, carried in CARRIED_DEVICE.items() if carried == device)
     parallel = {
         "strategy": "gradient_averaging",

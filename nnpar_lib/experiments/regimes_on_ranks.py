@@ -1,5 +1,4 @@
-"""A study's winners on several ranks: steps and seconds to the goals, gradient noise, weights
-averaged now and then."""
+"""A study's winners on several ranks: steps and seconds to the goals, gradient noise, local SGD."""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ def winners(
     batch_sizes: Iterable[int],
     num_seeds: int,
 ) -> list[RunConfig]:
-    """Return the runs of the estimate at these batch sizes, on the first seeds, as they were:
-    serial, one thread."""
+    """Return the serial runs of the estimate at these batch sizes, on the first seeds."""
     rows = regimes.estimates(runs)
     rows = rows[(rows["goal_error"] == goal_error) & rows["batch_size"].isin(list(batch_sizes))]
     return [
@@ -48,7 +46,7 @@ def winners(
 
 
 def averaged(config: RunConfig, num_ranks: int, **changes: Any) -> RunConfig:
-    """Return the same run on this many ranks that average gradients."""
+    """Return the same run on `num_ranks` ranks that average gradients."""
     strategy = "serial" if num_ranks == 1 else "gradient_averaging"
     return config.replace(strategy=strategy, num_ranks=num_ranks, **changes)
 
@@ -61,12 +59,13 @@ def count_steps(
     experiment: str,
     results_file: str | Path,
 ) -> list[TrialRecord]:
-    """Run each config to the study's goals, in turn, and return the records, each in the file as
-    soon as it is there.
+    """Run each config to the study's goals, in turn, and return the records.
 
-    Runs of one config and several seeds count as repeats, in the order of their seeds.
+    Each record is appended to `results_file` as soon as its run is over. Runs of one
+    config with several seeds count as repeats, in the order of their seeds.
     """
-    display, records = ProgressDisplay(), []
+    display = ProgressDisplay()
+    records = []
     for number, config in enumerate(configs):
         limits = [study.step_cap(config.global_batch_size)] * len(study.goal_errors)
         outcome = ranks.run_to_goals(config, study.goal_errors, limits, progress=lambda *_: None)
@@ -95,8 +94,7 @@ def count_steps(
 def measure_norms(
     ranks: Engines, config: RunConfig, num_steps: int, results_file: str | Path
 ) -> NormsRecord:
-    """Train in parallel and return the squared norms of the gradient at each step, before and after
-    the sum."""
+    """Train in parallel; return the squared norms of the gradient before and after the sum."""
     norms = ranks.gradient_norms(config, range(num_steps))
     record = NormsRecord(
         norms=[dict(row) for row in norms],
@@ -119,13 +117,12 @@ def local_sgd(
     num_seeds: int,
     results_file: str | Path,
 ) -> list[TrialRecord]:
-    """Average weights every so many steps instead of gradients at each, and count the steps to the
-    study's goals.
+    """Average weights every few steps instead of gradients, and count the steps to the goals.
 
-    At each interval the learning rate with the least median on some seeds is taken on to fresh
-    ones, whose records are those of experiment "regimes_local_sgd".
+    At each interval the learning rate with the smallest median of steps is run again on fresh
+    seeds. The records of these runs have the experiment "regimes_local_sgd" and are returned.
     """
-    found = []
+    records = []
     for interval in intervals:
         base = config.replace(strategy="weight_averaging", average_every=interval)
         tried = [
@@ -138,14 +135,14 @@ def local_sgd(
         )
         lr = _fastest_lr(chosen)
         fresh = [base.replace(lr=lr, seed=FRESH_SEED + k) for k in range(num_seeds)]
-        found += count_steps(
+        records += count_steps(
             ranks, study, fresh, experiment="regimes_local_sgd", results_file=results_file
         )
-    return found
+    return records
 
 
 def _fastest_lr(records: Sequence[TrialRecord]) -> float:
-    """Return the learning rate whose median run is the first at the hardest goal."""
+    """Return the learning rate whose median run needs the fewest steps to the hardest goal."""
 
     def median(lr: float) -> float:
         return statistics.median(

@@ -1,5 +1,4 @@
-"""A study of scaling regimes from end to end: the search on engines, its rows in a file, the tables
-made of them."""
+"""A study of scaling regimes: the search on engines, its rows in a file, and their tables."""
 
 from __future__ import annotations
 
@@ -65,7 +64,7 @@ def measure(study: StudyConfig, storage: str | Path, ranks: Engines) -> pd.DataF
 
 
 def write(path: str | Path, study: StudyConfig, rows: pd.DataFrame) -> None:
-    """Write what was asked, the tables and every run to one JSON file."""
+    """Write the study, the tables and every run to a JSON file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = {
@@ -83,7 +82,7 @@ def read(path: str | Path) -> pd.DataFrame:
 
 
 def load(path: str | Path) -> tuple[StudyConfig, pd.DataFrame]:
-    """Return what a study was asked and its rows, from a file that `write` made."""
+    """Return a study and its rows, from a file that `write` made."""
     try:
         contents = json.loads(Path(path).read_text())
         return StudyConfig(**contents["study"]), pd.DataFrame(contents["runs"])
@@ -94,13 +93,14 @@ def load(path: str | Path) -> tuple[StudyConfig, pd.DataFrame]:
 
 
 def load_all(folder: str | Path) -> dict[str, tuple[StudyConfig, pd.DataFrame]]:
-    """Return the studies of a folder by the names of their files, such as mlp-sgd."""
+    """Return the studies of a folder, by the names of their files, such as mlp-sgd."""
     return {path.stem: load(path) for path in sorted(Path(folder).glob("*.json"))}
 
 
 def goals(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return for each goal its error, a row a batch size and the fits, as plain values."""
-    table, fits = regimes.study(rows), regimes.fits(rows)
+    """Return for each goal its error, a row for each batch size and the fits, as plain values."""
+    table = regimes.study(rows)
+    fits = regimes.fits(rows)
     return [
         {
             "goal_error": goal,
@@ -113,7 +113,8 @@ def goals(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def text(rows: pd.DataFrame) -> str:
     """Return the tables for a terminal."""
-    table, fits = regimes.study(rows), regimes.fits(rows)
+    table = regimes.study(rows)
+    fits = regimes.fits(rows)
     form = "{:.4g}".format
     return "\n\n".join(
         frame[[name for name in names if name in frame]].to_string(index=False, float_format=form)
@@ -122,7 +123,7 @@ def text(rows: pd.DataFrame) -> str:
 
 
 def _rows(search: Search, num_ranks: int) -> pd.DataFrame:
-    """Do what is left of a search; one that is over starts no engine."""
+    """Do the rest of a search and return its rows; a search that is over starts no engine."""
     if search.is_over:
         return pd.DataFrame(search.rows())
     with engines(num_ranks) as ranks:
@@ -130,7 +131,7 @@ def _rows(search: Search, num_ranks: int) -> pd.DataFrame:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return rows without what is missing or infinite, for which JSON has no word."""
+    """Return rows with None for missing and infinite numbers, which JSON cannot hold."""
     return [
         {
             str(key): None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,2 +1,1 @@
-"""The kernel side: starts ranks, hands configs in and takes records out; it never initialises
-MPI."""
+"""The kernel side starts ranks, sends configs and receives records; it never initialises MPI."""

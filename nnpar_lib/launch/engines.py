@@ -1,7 +1,7 @@
-"""MPI ranks for a notebook: start them, ask them for runs and measurements, leave nothing behind.
+"""MPI ranks for a notebook, and a method for each task that they can be given.
 
-A kernel process never initialises MPI: mpiexec starts the ranks as engines. Each task that they can
-be given is a method that takes configs and returns records or plain results.
+A kernel process never initialises MPI: mpiexec starts the ranks as engines. The methods take
+configs and return records or plain results.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ Kind = TypeVar("Kind", bound=Record)
 def engines(num_ranks: int) -> Engines:
     """Start `num_ranks` engines, which serve every smaller number of ranks too.
 
-    They run until `stop` is called, until the `with` block is over that they were started for, or
-    until this process ends, whichever is first. Raises a ValueError for an impossible number, and a
-    RuntimeError that quotes mpiexec where they do not start.
+    They run until `stop` is called, their `with` block ends or this process ends. Raises a
+    ValueError for an impossible number, and a RuntimeError that quotes mpiexec where they do not
+    start.
     """
     if not isinstance(num_ranks, int) or isinstance(num_ranks, bool) or num_ranks < 1:
         raise ValueError(
@@ -65,8 +65,8 @@ def engines(num_ranks: int) -> Engines:
 class Engines(Ranks):
     """Running engines, one a rank; made by `engines`.
 
-    Every method checks its configs before anything runs: a wrong one is a ValueError. Measurements
-    are appended to `results_file`, where one is given, as soon as they are made.
+    Every method checks its configs before anything runs: a wrong config is a ValueError.
+    Measurements are appended to `results_file`, if there is one, as soon as they are made.
     """
 
     def run(
@@ -293,7 +293,7 @@ class Engines(Ranks):
         on_result: Callable[[Task, GoalOutcome], None],
         meanwhile: Callable[[], None],
     ) -> None:
-        """Run trials to goals, each on whichever rank is free; see `launch.task_farm.run`.
+        """Run trials to goals, each on any rank that is free; see `launch.task_farm.run`.
 
         `arguments` returns a trial's config, goal errors and step limits, as `run_to_goals` takes
         them.

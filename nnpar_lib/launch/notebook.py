@@ -1,5 +1,4 @@
-"""What every notebook checks before it starts anything, its parameters; and controls for its
-reader."""
+"""The parameters of a notebook, checked before anything starts, and controls for its reader."""
 
 from __future__ import annotations
 
@@ -10,17 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 PRESETS = ("quick", "full")
-DECLARED = "# parameters"  # how a notebook's own cell of parameters begins
-INJECTED = "# Parameters"  # how the cell begins that papermill puts behind it
+DECLARED = "# parameters"  # the first line of a notebook's cell of parameters
+INJECTED = "# Parameters"  # the first line of the cell that papermill inserts after it
 
 T = TypeVar("T")
 
 
 def check_parameters(cells: Sequence[str]) -> None:
-    """Refuse parameters that the notebook does not have, of which papermill only warns.
+    """Refuse parameters that the notebook does not have; papermill only warns of them.
 
-    `cells` are the sources of the cells executed so far (IPython's `In`). Raises a one-line
-    ValueError that names the parameter and the nearest one that exists.
+    `cells` are the sources of the cells executed so far (IPython's `In`). Raises a ValueError of
+    one line that names the parameter and the nearest one that exists.
     """
     declared = _assigned(cells, DECLARED)
     for name in sorted(_assigned(cells, INJECTED) - declared):
@@ -32,15 +31,14 @@ def check_parameters(cells: Sequence[str]) -> None:
 
 
 def choose(preset: str, *, quick: T, full: T) -> T:
-    """Return what a preset stands for; an unknown preset is a ValueError."""
+    """Return the value for a preset; an unknown preset is a ValueError."""
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}")
     return quick if preset == "quick" else full
 
 
 def choose_device(device: str) -> str:
-    """Return the device that a parameter stands for: `auto` is a GPU where torch sees one, else the
-    CPU."""
+    """Return the device of a parameter; `auto` is a GPU where torch sees one, else the CPU."""
     if device != "auto":
         return device
     import torch
@@ -49,11 +47,9 @@ def choose_device(device: str) -> str:
 
 
 def explore(show: Callable[..., object], **choices: Sequence[Any]) -> None:
-    """Let a reader in JupyterLab choose the arguments of `show` with sliders; elsewhere call it
-    with the middle."""
-    if (
-        "JPY_SESSION_NAME" not in os.environ
-    ):  # Jupyter's server names the session of each kernel that it starts
+    """Call `show` with arguments from sliders in JupyterLab, with the middle ones elsewhere."""
+    # Jupyter's server names the session of each kernel that it starts.
+    if "JPY_SESSION_NAME" not in os.environ:
         show(**{name: values[len(values) // 2] for name, values in choices.items()})
         return
     import ipywidgets

@@ -1,5 +1,4 @@
-"""What a config cannot know of itself and still can be refused before an engine is started: data
-files, the GPU."""
+"""What depends on this machine and can be checked before an engine is started: data, GPU, files."""
 
 from __future__ import annotations
 
@@ -8,14 +7,13 @@ from pathlib import Path
 
 from nnpar_lib.config import RunConfig, rules
 from nnpar_lib.config.environment import launched_rank
-from nnpar_lib.datasets import files
+from nnpar_lib.datasets import files as data_files
 from nnpar_lib.launch import environment
 from nnpar_lib.records import checkpoint_file
 
 
 def check(config: RunConfig) -> None:
-    """Raise a ValueError of one line, with the remedy in it, where this machine cannot run the
-    config.
+    """Raise a ValueError of one line, with the remedy, where this machine cannot run the config.
 
     A data set that is missing is downloaded here, once, and not by every rank.
     """
@@ -29,12 +27,11 @@ def check(config: RunConfig) -> None:
             "cuda_graph records the work of a GPU, and device='cpu' has none; leave cuda_graph out,"
             " or use device='cuda'"
         )
-    files.ensure(config.dataset)
+    data_files.ensure(config.dataset)
 
 
 def check_repeats(configs: Sequence[RunConfig], num_repeats: int) -> None:
-    """Raise a ValueError for no repeats, and where runs of one call would go on from each other's
-    checkpoints."""
+    """Raise a ValueError for no repeats, and for runs that would share a checkpoint."""
     if num_repeats < 1:
         raise ValueError(f"num_repeats={num_repeats} is too small; it must be at least 1")
     paths = [config.checkpoint for config in configs if config.checkpoint is not None]
@@ -46,8 +43,7 @@ def check_repeats(configs: Sequence[RunConfig], num_repeats: int) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise a ValueError where records could not be appended to this file; it is made if it is not
-    there."""
+    """Raise a ValueError where records could not be appended to this file; a new file is made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
@@ -59,7 +55,7 @@ def check_writable(path: Path) -> None:
 
 
 def _check_checkpoint(path: Path, config: RunConfig) -> None:
-    """Refuse a file that the run could not go on from, or a folder that it could not write to."""
+    """Refuse a checkpoint that the run cannot continue from, or a folder it cannot write to."""
     if path.is_dir():
         raise ValueError(f"checkpoint={str(path)!r} is a folder; name a file in it")
     checkpoint_file.check(path, config)

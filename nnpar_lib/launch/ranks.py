@@ -1,5 +1,4 @@
-"""Calls on running ranks: one function on all of them at once, or tasks on whichever rank is
-free."""
+"""Calls on running ranks: a function on all of them at once, or tasks on any rank that is free."""
 
 from __future__ import annotations
 
@@ -81,7 +80,7 @@ class Ranks:
         on_result: Callable[[Task, Any], None],
         meanwhile: Callable[[], None],
     ) -> None:
-        """Call a function task by task on whichever rank is free; see `launch.task_farm.run`."""
+        """Call a function for each task on any rank that is free; see `launch.task_farm.run`."""
         try:
             task_farm.run(self._cluster, name, next_task, arguments, on_result, meanwhile)
         except BaseException as error:

@@ -1,9 +1,8 @@
-"""Which run of a search comes next at a batch size: a function of what is done, and of nothing
-else.
+"""The next run of a search at a batch size, as a function of the finished runs alone.
 
-Every run sees only runs before it in a fixed order, whatever engine it is on and whenever that
-engine is done. So a search gives the same table on any number of engines, and after it was killed
-and started again.
+Each run depends only on runs before it in a fixed order, whichever engine it is on and whenever
+that engine finishes. So a search gives the same table on any number of engines, and after it was
+killed and started again.
 """
 
 from __future__ import annotations
@@ -19,15 +18,17 @@ from typing import Any
 
 from nnpar_lib.config.study import MOMENTUM_RANGE, StudyConfig
 
-EARLY_STOP_FACTOR = 3.0  # a search trial stops at so many times the best so far
-ESTIMATE_STOP_FACTOR = 6.0  # a run of a finalist at so many times the best of all trials
-NUM_IN_FLIGHT = (
-    2  # trials of one batch size that run at a time: a trial knows all but the last one before it
-)
+EARLY_STOP_FACTOR = 3.0  # a trial of the search stops at this multiple of the best steps so far
+ESTIMATE_STOP_FACTOR = 6.0  # a run of a finalist stops at this multiple of the best of all trials
+NUM_IN_FLIGHT = 2  # trials of a batch size that run at once: each knows all but the last before it
 MAX_ROUNDS = 3
-OUTER_SHARE = 0.1  # a best point this near to the end of a range says that the range was too narrow
+OUTER_SHARE = 0.1  # a best point in this outer share of a range means that the range is too narrow
 WIDEN_FACTOR = 10.0
-SEARCH_SEED, FINALIST_SEED, ESTIMATE_SEED = 0, 1_000, 2_000  # the first seed of each stage
+
+# the first seed of each stage
+SEARCH_SEED = 0
+FINALIST_SEED = 1_000
+ESTIMATE_SEED = 2_000
 
 Ranges = dict[str, tuple[float, float]]
 Outcome = Mapping[str, Any]  # what a trial returns
@@ -36,8 +37,7 @@ Done = Mapping[str, Outcome]  # by the name of a job
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run: `name` tells it from all others at its batch size, `trial` names the point that it
-    is a run of."""
+    """A run: `name` is unique at its batch size, `trial` names the point that is run."""
 
     name: str
     trial: str
@@ -45,12 +45,12 @@ class Job:
     batch_size: int
     seed: int
     parameters: dict[str, float]
-    step_limits: tuple[int, ...]  # one a goal that the run is to reach
+    step_limits: tuple[int, ...]  # a limit for each goal that the run is to reach
     distributions: Ranges
 
 
 def is_reached(outcome: Outcome, goal: int) -> bool:
-    """Return whether a run reached the goal of this number, and stayed finite until then."""
+    """Return whether a run reached goal number `goal`, and stayed finite until then."""
     return goal < len(outcome["steps"]) and outcome["steps"][goal] is not None
 
 
@@ -60,27 +60,24 @@ def steps_to(outcome: Outcome, goal: int) -> float:
 
 
 class Plan:
-    """The runs of one batch size: rounds of trials, the best again on other seeds, the winner on
-    fresh ones."""
+    """The runs of a batch size: rounds of trials, finalists and the winner on other seeds."""
 
     def __init__(self, study: StudyConfig, batch_size: int) -> None:
-        self._study, self._batch_size = study, batch_size
+        self._study = study
+        self._batch_size = batch_size
         self._num_goals = len(study.goal_errors)
         self._cap = study.step_cap(batch_size)
-        self._made: dict[
-            tuple[Any, ...], list[Job]
-        ] = {}  # trials by round and ranges, which are asked for often
+        self._trials_made: dict[tuple[Any, ...], list[Job]] = {}  # by round and ranges
 
     def next_jobs(self, done: Done) -> list[Job]:
-        """Return the runs that may start now and are not done; an empty list means that nothing is
-        left to do."""
+        """Return the runs that are not done and may start now; none means that all are done."""
         for stage in (self._search, self._finalists, self._estimates):
             if waiting := [job for job in stage(done) if job.name not in done]:
                 return waiting
         return []
 
     def num_left(self, done: Done) -> int:
-        """Return about how many runs are left, so that the longest work can be begun first."""
+        """Return about how many runs are left, so that the longest work can start first."""
         expected = self._study.num_trials + 2 * (
             self._study.num_finalists * self._study.num_finalist_seeds + self._study.num_seeds
         )
@@ -91,21 +88,19 @@ class Plan:
         return self._rounds(done)[-1]
 
     def is_at_edge(self, done: Done) -> bool:
-        """Return whether the best point lies near the end of the last round's ranges, which are
-        widened no more."""
+        """Return whether the best point lies near an end of the ranges of the last round."""
         return bool(self._edges(self.trials(done), done))
 
     def finalists(self, done: Done, goal: int) -> list[Job]:
-        """Return the best trials for a goal, the best first; fewer or none where not enough of them
-        reached it."""
+        """Return the best trials for a goal, the best first, among those that reached it."""
         reached = [job for job in self.trials(done) if is_reached(done[job.name], goal)]
         return sorted(reached, key=lambda job: steps_to(done[job.name], goal))[
             : self._study.num_finalists
         ]
 
     def winner(self, done: Done, goal: int) -> Job | None:
-        """Return the finalist with the least median of steps over its seeds, None where no trial
-        reached the goal."""
+        """Return the finalist with the smallest median of steps, None where no trial reached the
+        goal."""
 
         def median(job: Job) -> float:
             return statistics.median(
@@ -116,10 +111,10 @@ class Plan:
         return min(finalists, key=median) if finalists else None
 
     def _search(self, done: Done) -> Iterator[Job]:
-        """Yield the trials that may start: those whose predecessors but the last are done.
+        """Yield the trials that may start: those whose predecessors, except the last, are done.
 
-        A trial knows of the rounds before its own, and of its own round all that cannot be in
-        flight with it.
+        A trial depends on the earlier rounds, and on the trials of its round that cannot run at
+        the same time.
         """
         *before, trials = self._rounds(done)
         earlier = [job for jobs in before for job in jobs]
@@ -127,11 +122,11 @@ class Plan:
         for index, job in enumerate(trials[first : first + NUM_IN_FLIGHT], start=first):
             known = [*earlier, *trials[: max(0, index - NUM_IN_FLIGHT + 1)]]
             yield dataclasses.replace(
-                job, step_limits=self._search_limits([done[other.name] for other in known])
+                job, step_limits=self._search_limits([done[trial.name] for trial in known])
             )
 
     def _search_limits(self, known: Sequence[Outcome]) -> tuple[int, ...]:
-        """Return the cap, or three times the best that a trial may know of, for each goal."""
+        """Return for each goal the cap, or three times the best of the known outcomes."""
         bests = (
             min((steps_to(outcome, goal) for outcome in known), default=math.inf)
             for goal in range(self._num_goals)
@@ -139,8 +134,7 @@ class Plan:
         return tuple(int(min(self._cap, EARLY_STOP_FACTOR * best)) for best in bests)
 
     def _rounds(self, done: Done) -> list[list[Job]]:
-        """Return the trials of each round; a round follows on one that is done and has its best at
-        an edge."""
+        """Return the trials of each round; a next round follows where the best is at an edge."""
         ranges = self._study.search_ranges(self._batch_size)
         rounds = [self._trials(0, ranges)]
         while len(rounds) < MAX_ROUNDS and all(job.name in done for job in rounds[-1]):
@@ -153,9 +147,9 @@ class Plan:
 
     def _trials(self, number: int, ranges: Ranges) -> list[Job]:
         key = number, *ranges.items()
-        if key not in self._made:
-            self._made[key] = self._make_trials(number, ranges)
-        return self._made[key]
+        if key not in self._trials_made:
+            self._trials_made[key] = self._make_trials(number, ranges)
+        return self._trials_made[key]
 
     def _make_trials(self, number: int, ranges: Ranges) -> list[Job]:
         points = quasi_random_points(self._study.num_trials, len(ranges))
@@ -172,8 +166,7 @@ class Plan:
         ]
 
     def _edges(self, trials: Sequence[Job], done: Done) -> dict[str, int]:
-        """Return at which end (-1 or 1) of which ranges the best trial for the hardest goal reached
-        lies."""
+        """Return the ranges at whose end (-1 or 1) the best trial for the hardest goal lies."""
         for goal in reversed(range(self._num_goals)):
             reached = [job for job in trials if is_reached(done[job.name], goal)]
             if reached:
@@ -182,8 +175,8 @@ class Plan:
         return {}
 
     def _finalists(self, done: Done) -> list[Job]:
-        """Return the runs of all goals' finalists; a trial that is one for several goals runs once,
-        to the hardest."""
+        """Return the runs of all goals' finalists; a finalist for several goals runs to the
+        hardest."""
         hardest = {
             job.name: (job, goal)
             for goal in range(self._num_goals)
@@ -246,8 +239,7 @@ class Plan:
 
 @cache
 def quasi_random_points(num_points: int, num_dimensions: int) -> list[list[float]]:
-    """Return the first points of Sobol's sequence in the unit cube, from its centre on: the same in
-    every search."""
+    """Return the first points of Sobol's sequence in the unit cube, from its centre on."""
     import optuna
 
     names = [f"x{i}" for i in range(num_dimensions)]
@@ -255,37 +247,36 @@ def quasi_random_points(num_points: int, num_dimensions: int) -> list[list[float
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.QMCSampler(qmc_type="sobol", scramble=False, seed=0)
-    points = optuna.create_study(sampler=sampler)
+    sequence = optuna.create_study(sampler=sampler)
     space: dict[str, Any] = {name: optuna.distributions.FloatDistribution(0, 1) for name in names}
-    found = []
+    points = []
     for _ in range(num_points + 2):
-        trial = points.ask(space)
-        found.append([float(trial.params[name]) for name in names])
-        points.tell(trial, 0.0)
-    # the first is drawn at random before the sampler knows the space, the second is a corner
-    return found[2:]
+        trial = sequence.ask(space)
+        points.append([float(trial.params[name]) for name in names])
+        sequence.tell(trial, 0.0)
+    # The first point is random, drawn before the sampler knows the space; the second is a corner.
+    return points[2:]
 
 
 def outer_ends(parameters: Mapping[str, float], ranges: Ranges) -> dict[str, int]:
-    """Return for each parameter in the outer tenth of its range at which end it lies, in the
-    logarithm.
+    """Return the end (-1 or 1) of each parameter in the outer tenth of its logarithmic range.
 
-    No momentum at all is an end that cannot be passed.
+    A momentum of zero is an end that cannot be passed.
     """
-    found = {}
+    ends = {}
     for name, (low, high) in ranges.items():
         place = math.log(parameters[name] / low) / math.log(high / low)
         if place < OUTER_SHARE:
-            found[name] = -1
+            ends[name] = -1
         elif place > 1 - OUTER_SHARE and not (
             name == "one_minus_momentum" and high >= MOMENTUM_RANGE[1]
         ):
-            found[name] = 1
-    return found
+            ends[name] = 1
+    return ends
 
 
 def widen(ranges: Ranges, ends: Mapping[str, int]) -> Ranges:
-    """Return the ranges, ten times longer at the ends that were named."""
+    """Return the ranges, ten times longer at these ends."""
     factors = {-1: (WIDEN_FACTOR, 1.0), 1: (1.0, WIDEN_FACTOR), 0: (1.0, 1.0)}
     return {
         name: (low / factors[ends.get(name, 0)][0], high * factors[ends.get(name, 0)][1])

@@ -1,4 +1,4 @@
-"""A search of metaparameters at each batch size, spread over engines; what it found as rows."""
+"""A search of metaparameters at each batch size, spread over engines, and its rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from nnpar_lib.launch.search.store import SearchStore
 
 
 class Search:
-    """A study's runs: which are done, which are next. The storage is a file that may hold some of
-    them already."""
+    """The runs of a study: finished runs are in the storage, a file; the others are done next."""
 
     def __init__(self, study: StudyConfig, storage: str | Path) -> None:
-        """Raises a ValueError, before anything runs, where data are missing or the storage is that
-        of another study."""
+        """Raise a ValueError where data are missing or the storage is that of another study."""
         self.study = study
         preflight.check(study.run_config(study.batch_sizes[0], 0.1, None, 0))
         self._plans = {size: Plan(study, size) for size in study.batch_sizes}
@@ -49,8 +47,7 @@ class Search:
         return not any(self._next.values())
 
     def run(self, ranks: Engines) -> list[dict[str, Any]]:
-        """Do all runs that are not done yet, one thread each, on whatever rank is free; return the
-        rows."""
+        """Do all runs that are not done yet, each on any rank that is free; return the rows."""
         display = ProgressDisplay()
         num_before = self.num_done
         self._in_flight.clear()
@@ -60,26 +57,28 @@ class Search:
             )
         finally:
             self._store.save()
-            display.close(f"{self.num_done - num_before} runs, {num_before} were there already")
+            num_new = self.num_done - num_before
+            display.close(f"{num_new} runs, {num_before} were there already")
         return self.rows()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each goal, batch size and run that bears on it; see
-        `nnpar_lib.analysis.regimes`.
+        """Return a row for each goal, batch size and run; see `nnpar_lib.analysis.regimes`.
 
         Batch sizes that have runs left to do have no rows yet.
         """
-        over = {size: plan for size, plan in self._plans.items() if not self._next[size]}
+        finished = {size: plan for size, plan in self._plans.items() if not self._next[size]}
         return [
             row
-            for size, plan in over.items()
+            for size, plan in finished.items()
             for goal in range(len(self.study.goal_errors))
             for row in self._rows_of(plan, self._store.done[size], goal)
         ]
 
     def _next_job(self) -> Job | None:
-        """Return a run of the batch size with the most seconds left to do, so that none is left
-        over at the end."""
+        """Return a run of the batch size with the most seconds left to do.
+
+        The longest work starts first, so that no rank is alone with it at the end.
+        """
         ready = {}
         for size, waiting in self._next.items():
             if jobs := [job for job in waiting if (size, job.name) not in self._in_flight]:
@@ -108,16 +107,18 @@ class Search:
             self._store.keep(job, outcome)
             self._in_flight.discard((size, job.name))
             self._next[size] = self._plans[size].next_jobs(self._store.done[size])
-            left = sum(
-                self._plans[size].num_left(self._store.done[size])
-                for size, jobs in self._next.items()
-                if jobs
-            )
-            display(
-                self.num_done / (self.num_done + left), f"batch size {job.batch_size}: {job.name}"
-            )
+            fraction = self.num_done / (self.num_done + self._num_left())
+            display(fraction, f"batch size {job.batch_size}: {job.name}")
 
         return keep
+
+    def _num_left(self) -> int:
+        """Return about how many runs are left at all batch sizes."""
+        return sum(
+            self._plans[size].num_left(self._store.done[size])
+            for size, jobs in self._next.items()
+            if jobs
+        )
 
     def _rows_of(self, plan: Plan, done: dict[str, Outcome], goal: int) -> list[dict[str, Any]]:
         winner = plan.winner(done, goal)

@@ -1,5 +1,4 @@
-"""The finished runs of a search in one file, written as they come: what survives whatever ends the
-search."""
+"""The finished runs of a search in one file, written as they come; they survive any end of it."""
 
 from __future__ import annotations
 
@@ -17,29 +16,30 @@ DEFINITION = "nnpar_study"
 
 
 class SearchStore:
-    """An Optuna storage with one study a batch size, which holds finished runs only.
+    """An Optuna storage with a study for each batch size, which holds finished runs only.
 
-    A run is one transaction: it is there whole or not at all. Raises a ValueError where the file is
-    no such storage, or that of another study.
+    A run is a single transaction: it is stored whole or not at all. Raises a ValueError where the
+    file is no such storage, or that of another study.
     """
 
     def __init__(self, path: Path, study: StudyConfig) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._path, self._definition = path, study.to_json()
+        self._path = path
+        self._definition = study.to_json()
         storage = self._open()
         self._check_definition(storage)
         self._studies = {size: self._load(storage, size) for size in study.batch_sizes}
         self.done: dict[int, dict[str, Outcome]] = {
             size: {
                 trial.user_attrs["name"]: trial.user_attrs["outcome"]
-                for trial in found.get_trials(deepcopy=False)
+                for trial in stored.get_trials(deepcopy=False)
             }
-            for size, found in self._studies.items()
+            for size, stored in self._studies.items()
         }
         self._unsaved: list[tuple[Job, Mapping[str, Any]]] = []
 
     def keep(self, job: Job, outcome: Mapping[str, Any]) -> None:
-        """Take note of a finished run, which is in the file after the next `save`."""
+        """Keep a finished run, which is in the file after the next `save`."""
         self.done[job.batch_size][job.name] = outcome
         self._unsaved.append((job, outcome))
 
@@ -50,17 +50,12 @@ class SearchStore:
             self._unsaved.pop(0)
 
     def _write(self, job: Job, outcome: Mapping[str, Any]) -> None:
-        """Write a finished run; one that is not a number in the end is infeasible, one at its limit
-        is censored."""
+        """Write a finished run; a diverged run is infeasible, a run at its limit is censored."""
         last = outcome["steps"][-1]
         states = optuna.trial.TrialState
-        state = (
-            states.FAIL
-            if outcome["diverged"]
-            else states.PRUNED
-            if last is None
-            else states.COMPLETE
-        )
+        state = states.PRUNED if last is None else states.COMPLETE
+        if outcome["diverged"]:
+            state = states.FAIL
         distributions: dict[str, Any] = {
             name: optuna.distributions.FloatDistribution(low, high, log=True)
             for name, (low, high) in job.distributions.items()
@@ -85,17 +80,16 @@ class SearchStore:
             ) from None
 
     def _check_definition(self, storage: optuna.storages.RDBStorage) -> None:
-        for found in storage.get_all_studies():
-            if found.user_attrs.get(DEFINITION, self._definition) != self._definition:
+        for stored in storage.get_all_studies():
+            if stored.user_attrs.get(DEFINITION, self._definition) != self._definition:
                 raise ValueError(
-                    f"{self._path} belongs to another study, {found.user_attrs[DEFINITION]}; name"
+                    f"{self._path} belongs to another study, {stored.user_attrs[DEFINITION]}; name"
                     f" another file, or ask for the same as there instead of {self._definition}"
                 )
-            if DEFINITION not in found.user_attrs and not found.study_name.startswith(
-                "batch size "
-            ):
+            is_ours = stored.study_name.startswith("batch size ")
+            if DEFINITION not in stored.user_attrs and not is_ours:
                 raise ValueError(
-                    f"{self._path} holds an Optuna study {found.study_name!r} of something else;"
+                    f"{self._path} holds an Optuna study {stored.study_name!r} of something else;"
                     " name another file"
                 )
 

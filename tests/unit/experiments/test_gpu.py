@@ -108,7 +108,7 @@ def test_what_there_is_no_time_for_is_named_and_nothing_started(tmp_path):
         gpu_report.plan("cuda", "digits", GPU_MACHINE), tmp_path / "gpu.jsonl", seconds=-1
     )
     assert len(missing) == 8
-    assert missing[1] == "6 of 6 groups of gpu-graph, for time was over"
+    assert missing[1] == "6 of 6 groups of gpu-graph, because time was over"
     assert not (tmp_path / "gpu.jsonl").exists()
 
 
