@@ -17,7 +17,8 @@ import papermill
 import publish
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.run import DATASETS, NATIVE_STRATEGIES
+from nnpar_lib.config.spread import NATIVE_STRATEGIES
+from nnpar_lib.config.training import DATASETS
 from nnpar_lib.datasets import files as data_files
 from nnpar_lib.launch.notebook import PRESETS
 from nnpar_lib.records.kinds import RunRecord

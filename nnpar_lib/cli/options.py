@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.option import describe
+from nnpar_lib.config.rules import check_given
+from nnpar_lib.config.sections import OPTIONS, SECTIONS
 from nnpar_lib.config.study import StudyConfig, powers_of_two
 from nnpar_lib.records.trace import DEFAULT_NUM_STEPS
 
@@ -24,8 +27,10 @@ NUMBERS: dict[
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add an option for every parameter of a run, and those that say what happens with the
     record."""
-    for field in dataclasses.fields(RunConfig):
-        _add_option(parser, field)
+    for section in SECTIONS:
+        group = parser.add_argument_group(section.__name__.lower(), section.__doc__)
+        for field in dataclasses.fields(section):
+            _add_option(group, field)
     _add_num_repeats(parser, 1)
     parser.add_argument(
         "--out",
@@ -100,7 +105,7 @@ def add_regimes_options(parser: argparse.ArgumentParser) -> None:
             type=read,
             default=field.default,
             metavar=field.name.rsplit("_", 1)[-1].upper(),
-            help=f"{field.metadata['help']} (default: {_shown(field.default)})",
+            help=f"{describe(field).text} (default: {_shown(field.default)})",
         )
     parser.add_argument(
         "--num-ranks",
@@ -144,36 +149,38 @@ def add_merge_options(parser: argparse.ArgumentParser) -> None:
 
 
 def config_from(arguments: argparse.Namespace, *, default_num_ranks: int) -> RunConfig:
-    """Return the config that the options describe; raise ValueError for a bad value."""
-    given = {
-        name: value
-        for name in (field.name for field in dataclasses.fields(RunConfig))
-        if (value := getattr(arguments, name)) is not None
-    }
+    """Return the config that the options describe.
+
+    Raises a ValueError for a bad value, and for an option that was given and has no effect.
+    """
+    given = {name: getattr(arguments, name) for name in OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
     if arguments.trace is not None:
         given.setdefault("num_traced_steps", DEFAULT_NUM_STEPS)
-    return RunConfig.from_parameters({"num_ranks": default_num_ranks, **given})
+    config = RunConfig.from_parameters({"num_ranks": default_num_ranks, **given})
+    check_given(config, given)
+    return config
 
 
-def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
-    """Add one option; None means that it was not given, so that its default is written in one place
-    only."""
+def _add_option(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
+    """Add one option; None means that it was not given, so a default is written only once."""
     name = "--" + field.name.replace("_", "-")
-    text, choices = field.metadata["help"], field.metadata["choices"]
-    if choices:
-        text += f"; one of {', '.join(choices)}"
+    option = describe(field)
+    text = option.text
+    if option.choices:
+        text += f"; one of {', '.join(option.choices)}"
     if "default" not in text:
         text += f" (default: {_shown(field.default)})"
     if field.type == "bool":
-        parser.add_argument(name, action=argparse.BooleanOptionalAction, help=text)
-    else:
-        kind = str(field.type).split(" ", maxsplit=1)[0]
-        parser.add_argument(
-            name,
-            type=_number(kind) if kind in NUMBERS else str,
-            help=text,
-            metavar=field.name.rsplit("_", 1)[-1].upper(),
-        )
+        group.add_argument(name, action=argparse.BooleanOptionalAction, help=text)
+        return
+    kind = str(field.type).split(" ", maxsplit=1)[0]
+    group.add_argument(
+        name,
+        type=_number(kind) if kind in NUMBERS else str,
+        help=text,
+        metavar=field.name.rsplit("_", 1)[-1].upper(),
+    )
 
 
 def _add_num_repeats(parser: argparse.ArgumentParser, default: int) -> None:

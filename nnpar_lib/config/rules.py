@@ -4,61 +4,92 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any
+from collections.abc import Iterable
 
+from nnpar_lib.config.sections import OPTIONS, Sections, native_values, readers
+from nnpar_lib.config.spread import BACKEND_DEVICES, OF_TORCH_DISTRIBUTED, PIPELINES
+from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES
 from nnpar_lib.parts import BALANCES
 
-RunConfig = Any
 
-PIPELINES = ("pipeline", "hybrid", "torch_pipelining")  # cut the model into stages
-ACCUMULATING = (
-    "serial",
-    "gradient_averaging",
-    "weight_averaging",
-    "tensor",
-)  # may compute a batch in micro-batches
-NATIVE_OFFERS = {
-    "model": ("mlp",),
-    "optimizer": ("sgd", "momentum"),
-    "dtype": ("float32",),
-    "device": ("cpu",),
-    "data_loading": ("memory",),
-    "precision": ("float32",),
-    "memory_format": ("contiguous",),
-    "convolution": ("torch",),
-}
-CARRIED_DEVICE = {
-    "nccl": "cuda",
-    "gloo": "cpu",
-}  # whose tensors a communicator of torch.distributed sums
-OF_TORCH_DISTRIBUTED = ("torch_ddp", "torch_pipelining")
-RECORDING = ("serial", "gradient_averaging")  # may take recorded steps
-
-
-def check_cuts(config: RunConfig, num_examples: int) -> None:
-    """Raise a ValueError where the model, or a batch, cannot be cut as the config says."""
+def check(config: Sections) -> None:
+    """Raise a ValueError where options of different sections do not go together."""
+    _check_batch_size(config)
     if config.strategy in (*PIPELINES, "tensor") and config.data_loading == "loader":
         raise ValueError(
             f"data_loading='loader' would be read on every rank of {config.strategy!r}; use"
             " 'memory'"
         )
     if config.strategy in PIPELINES:
-        _check_pipeline(config, num_examples)
+        _check_pipeline(config)
     if config.microbatch_size or config.tune:
         _check_accumulation(config)
     if config.strategy == "tensor":
         _check_tensor(config)
     if config.model == "resnet18":
-        _check_batch_norm(config, num_examples)
+        _check_batch_norm(config)
+    if config.is_native:
+        _check_native(config)
+    if config.allreduce in BACKEND_DEVICES and config.strategy == "gradient_averaging":
+        _check_backend(config)
+    if config.cuda_graph:
+        _check_recording(config)
 
 
-def _check_tensor(config: RunConfig) -> None:
-    """Refuse more ranks than features to share; neighbouring layers of a kind are split in
-    pairs."""
-    widths = (
-        *{"cnn": config.channels, "resnet18": (config.width,)}.get(config.model, ()),
-        *config.hidden_widths,
+def check_given(config: Sections, given: Iterable[str]) -> None:
+    """Raise a ValueError where one of the options that a user gave has no effect on the run.
+
+    A config itself is tolerant, so that a sweep may change the strategy alone.
+    """
+    for name in given:
+        reader = config.unread_because_of(name)
+        if reader is not None:
+            value, readable = getattr(config, reader), OPTIONS[name].read_by[reader]
+            raise ValueError(
+                f"{name} is not read by {reader} {value}; leave it out, or choose"
+                f" {', '.join(readable)}"
+            )
+
+
+def needs_own_gpus(config: Sections) -> bool:
+    """Return whether ranks exchange over nccl, which refuses two of them on one GPU."""
+    sums_over_nccl = config.allreduce == "nccl" and config.reads("allreduce")
+    return (
+        config.device == "cuda"
+        and config.num_ranks > 1
+        and (sums_over_nccl or config.strategy in OF_TORCH_DISTRIBUTED)
     )
+
+
+def shared_gpus(config: Sections, num_ranks: int, num_gpus: int) -> str:
+    """Return what is wrong where ranks of a node would share GPUs and must not, else nothing.
+
+    `num_ranks` is the number of ranks on the node and `num_gpus` that of its GPUs.
+    """
+    if num_ranks <= num_gpus or not needs_own_gpus(config):
+        return ""
+    is_torch = config.strategy in OF_TORCH_DISTRIBUTED
+    who = f"strategy {config.strategy!r}" if is_torch else f"allreduce={config.allreduce!r}"
+    return (
+        f"{who} needs a GPU for each rank, but num_ranks={config.num_ranks} puts {num_ranks} ranks"
+        f" of a node on {num_gpus}; take fewer ranks, or gradient_averaging with allreduce='mpi'"
+    )
+
+
+def _check_batch_size(config: Sections) -> None:
+    divides_batch = config.strategy not in (*PIPELINES, "tensor")
+    if divides_batch and config.global_batch_size < config.num_ranks:
+        raise ValueError(
+            f"global_batch_size={config.global_batch_size} is smaller than"
+            f" num_ranks={config.num_ranks}; each rank needs at least one example: enlarge the"
+            " batch or take fewer ranks"
+        )
+
+
+def _check_tensor(config: Sections) -> None:
+    """Refuse more ranks than the narrowest layer has features to share."""
+    convolutions = {"cnn": config.channels, "resnet18": (config.width,)}
+    widths = (*convolutions.get(config.model, ()), *config.hidden_widths)
     if min(widths, default=config.num_ranks) < config.num_ranks:
         raise ValueError(
             f"num_ranks={config.num_ranks} is more than the {min(widths)} features of the narrowest"
@@ -66,26 +97,27 @@ def _check_tensor(config: RunConfig) -> None:
         )
 
 
-def _check_accumulation(config: RunConfig) -> None:
+def _check_accumulation(config: Sections) -> None:
     """Refuse micro-batches inside a rank where the strategy has none, or has its own."""
-    name = "tune" if config.tune else f"microbatch_size={config.microbatch_size}"
-    if config.strategy not in ACCUMULATING:
+    name = "tune" if config.tune else "microbatch_size"
+    shown = name if config.tune else f"microbatch_size={config.microbatch_size}"
+    if not config.reads(name):
         raise ValueError(
-            f"{name} is not offered by strategy {config.strategy!r}; choose from"
-            f" {', '.join(ACCUMULATING)}, or num_microbatches in a pipeline"
+            f"{shown} is not offered by strategy {config.strategy!r}; choose from"
+            f" {', '.join(readers(name))}, or num_microbatches in a pipeline"
         )
     if config.allreduce == "overlapped":
         raise ValueError(
-            f"{name} does not go with allreduce='overlapped', which sends a gradient as soon as it"
+            f"{shown} does not go with allreduce='overlapped', which sends a gradient as soon as it"
             " is there; use allreduce='shared' or 'mpi'"
         )
 
 
-def _check_batch_norm(config: RunConfig, num_examples: int) -> None:
-    """Refuse parts of a batch that are too small for a variance; the stem imagenet ends at a single
-    pixel."""
-    short = num_examples % config.global_batch_size
-    meets_short = short and config.total_steps >= config.num_steps_per_epoch
+def _check_batch_norm(config: Sections) -> None:
+    """Refuse parts of a batch that are too small for a variance.
+
+    The stem imagenet ends at a single pixel, so a part needs two examples.
+    """
     is_local = config.batch_norm == "local" or config.strategy in (
         "weight_averaging",
         "root_worker",
@@ -95,7 +127,10 @@ def _check_batch_norm(config: RunConfig, num_examples: int) -> None:
         num_parts = -(-config.global_batch_size // (config.num_data_ranks * config.microbatch_size))
     if is_local:
         num_parts *= config.num_data_ranks
-    smallest = (short if meets_short else config.global_batch_size) // num_parts
+    batch_size = config.global_batch_size
+    if config.meets_short_batch:
+        batch_size = NUM_TRAINING_EXAMPLES[config.dataset] % config.global_batch_size
+    smallest = batch_size // num_parts
     needed = 2 if config.stem == "imagenet" else 1
     if smallest < needed:
         raise ValueError(
@@ -105,26 +140,16 @@ def _check_batch_norm(config: RunConfig, num_examples: int) -> None:
         )
 
 
-def _check_pipeline(config: RunConfig, num_examples: int) -> None:
-    size, pipeline = config.num_stage_ranks, config.pipeline
-    if config.strategy != "hybrid" and size != config.num_ranks:
-        raise ValueError(
-            f"pipeline_size={config.pipeline_size} is not num_ranks={config.num_ranks}, and"
-            f" {config.strategy!r} has one pipeline; leave pipeline_size out, or use the strategy"
-            " hybrid"
-        )
-    if config.num_ranks % size:
-        raise ValueError(
-            f"pipeline_size={size} does not divide num_ranks={config.num_ranks}; choose from "
-            + ", ".join(str(n) for n in range(1, config.num_ranks + 1) if config.num_ranks % n == 0)
-        )
+def _check_pipeline(config: Sections) -> None:
+    """Refuse more stages than blocks, and more micro-batches than examples."""
+    pipeline = config.pipeline
     if pipeline.num_stages > config.num_blocks:
         raise ValueError(
             f"{pipeline.num_stages} stages are more than the {config.num_blocks} blocks of this "
             f"{config.model}; take fewer ranks or chunks, or give it more layers with hidden or "
             "channels"
         )
-    num_local = config.global_batch_size // (config.num_ranks // size)
+    num_local = config.global_batch_size // config.num_data_ranks
     if pipeline.num_microbatches > num_local:
         raise ValueError(
             f"num_microbatches={config.num_microbatches} is more than the {num_local} examples that"
@@ -132,10 +157,10 @@ def _check_pipeline(config: RunConfig, num_examples: int) -> None:
         )
     _check_cuts(config, pipeline.num_stages)
     if config.strategy == "torch_pipelining":
-        _check_torch_pipelining(config, num_examples)
+        _check_torch_pipelining(config)
 
 
-def _check_cuts(config: RunConfig, num_stages: int) -> None:
+def _check_cuts(config: Sections, num_stages: int) -> None:
     if config.balance in BALANCES:
         return
     if not re.fullmatch(r"\d+(,\d+)*", config.balance):
@@ -144,24 +169,22 @@ def _check_cuts(config: RunConfig, num_stages: int) -> None:
             "write it like 1,3"
         )
     bounds = (0, *(config.cuts or ()), config.num_blocks)
-    if len(bounds) != num_stages + 1 or any(
-        one >= other for one, other in itertools.pairwise(bounds)
-    ):
+    rises = all(start < stop for start, stop in itertools.pairwise(bounds))
+    if len(bounds) != num_stages + 1 or not rises:
         raise ValueError(
             f"balance={config.balance!r} does not cut {config.num_blocks} blocks into {num_stages}"
             f" stages; give {num_stages - 1} rising numbers from 1 to {config.num_blocks - 1}"
         )
 
 
-def _check_torch_pipelining(config: RunConfig, num_examples: int) -> None:
+def _check_torch_pipelining(config: Sections) -> None:
+    """Refuse what torch's schedules do not have: unequal micro-batches among others."""
     if config.schedule == "sequential":
         raise ValueError(
             "schedule='sequential' is not among those of torch_pipelining; use gpipe with "
             "num_microbatches=1, or the strategy pipeline"
         )
-    short = num_examples % config.global_batch_size
-    meets_short = short and config.total_steps >= config.num_steps_per_epoch
-    if config.global_batch_size % config.num_microbatches or meets_short:
+    if config.global_batch_size % config.num_microbatches or config.meets_short_batch:
         raise ValueError(
             f"global_batch_size={config.global_batch_size} does not give torch_pipelining equal"
             " micro-batches in every step; take a multiple of"
@@ -176,89 +199,49 @@ def _check_torch_pipelining(config: RunConfig, num_examples: int) -> None:
         )
 
 
-def check_offers(config: RunConfig) -> None:
-    """Raise a ValueError where a strategy has not what the config asks for."""
-    if config.is_native:
-        _check_native(config)
-    if config.communicator != "mpi":
-        _check_communicator(config)
-    if config.cuda_graph:
-        _check_recording(config)
-
-
-def needs_own_gpus(config: RunConfig) -> bool:
-    """Return whether ranks exchange over nccl, which refuses two of them on one GPU."""
-    return (
-        config.device == "cuda"
-        and config.num_ranks > 1
-        and (config.communicator == "nccl" or config.strategy in OF_TORCH_DISTRIBUTED)
-    )
-
-
-def shared_gpus(config: RunConfig, num_ranks: int, num_gpus: int) -> str:
-    """Return what is wrong where so many ranks of a node would share so many GPUs and must not,
-    else nothing."""
-    if num_ranks <= num_gpus or not needs_own_gpus(config):
-        return ""
-    who = (
-        f"strategy {config.strategy!r}"
-        if config.communicator == "mpi"
-        else f"communicator={config.communicator!r}"
-    )
-    return (
-        f"{who} needs a GPU for each rank, but num_ranks={config.num_ranks} puts {num_ranks} ranks"
-        f" of a node on {num_gpus}; take fewer ranks, or gradient_averaging with communicator='mpi'"
-    )
-
-
-def _check_native(config: RunConfig) -> None:
+def _check_native(config: Sections) -> None:
+    """Refuse what the program in C++ does not offer."""
     if config.checkpoint is not None:
         raise ValueError(
             f"checkpoint={config.checkpoint!r} is not offered by strategy {config.strategy!r};"
             " leave it out, or choose a strategy in Python"
         )
-    for name, choices in NATIVE_OFFERS.items():
-        if getattr(config, name) not in choices:
+    for name in OPTIONS:
+        value, offered = getattr(config, name), native_values(name)
+        if offered and value not in offered:
             raise ValueError(
-                f"{name}={getattr(config, name)!r} is not offered by strategy {config.strategy!r}; "
-                f"choose {' or '.join(choices)}, or a strategy in Python"
+                f"{name}={value!r} is not offered by strategy {config.strategy!r}; "
+                f"choose {' or '.join(map(str, offered))}, or a strategy in Python"
             )
 
 
-def _check_communicator(config: RunConfig) -> None:
-    name, device = config.communicator, CARRIED_DEVICE[config.communicator]
-    if config.strategy != "gradient_averaging":
-        raise ValueError(
-            f"communicator={name!r} is not used by strategy {config.strategy!r}; leave it out, or"
-            " choose gradient_averaging"
-        )
+def _check_backend(config: Sections) -> None:
+    """Refuse a backend of torch.distributed that sums tensors of another device."""
+    device = BACKEND_DEVICES[config.allreduce]
     if config.device != device:
         raise ValueError(
-            f"communicator={name!r} sums tensors on device={device!r}, not on {config.device!r};"
-            f" choose communicator='mpi' or device={device!r}"
-        )
-    if config.allreduce == "overlapped":
-        raise ValueError(
-            f"allreduce='overlapped' is done by MPI, not by communicator={name!r}; leave one of"
-            " them out"
+            f"allreduce={config.allreduce!r} sums tensors on device={device!r}, not on"
+            f" {config.device!r}; choose allreduce='mpi' or device={device!r}"
         )
 
 
-def _check_recording(config: RunConfig) -> None:
+def _check_recording(config: Sections) -> None:
     """Refuse a graph of steps that wait for the host in between, or for other ranks."""
-    num_ranks, reason = config.num_ranks, ""
-    if config.strategy not in RECORDING:
-        reason = f"strategy {config.strategy!r}; choose from {', '.join(RECORDING)}"
+    is_parallel = config.num_ranks > 1
+    reason = ""
+    if not config.reads("cuda_graph"):
+        strategies = ", ".join(readers("cuda_graph"))
+        reason = f"strategy {config.strategy!r}; choose from {strategies}"
     elif config.data_loading == "loader":
         reason = "data_loading='loader', which makes batches on the CPU; use data_loading='memory'"
-    elif config.allreduce == "overlapped" and num_ranks > 1:
+    elif config.allreduce == "overlapped" and is_parallel:
         reason = (
             "allreduce='overlapped', which sends gradients in the middle of a step; use 'shared' or"
             " 'mpi'"
         )
     elif config.optimizer == "adagrad":
         reason = "optimizer='adagrad', which counts its steps on the CPU; choose another optimizer"
-    elif config.model == "resnet18" and config.batch_norm == "synchronised" and num_ranks > 1:
+    elif config.model == "resnet18" and config.batch_norm == "synchronised" and is_parallel:
         reason = (
             "batch_norm='synchronised', which exchanges in the middle of a step; use"
             " batch_norm='local'"

@@ -8,7 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from nnpar_lib.config.run import NUM_TRAINING_EXAMPLES, RunConfig, option
+from nnpar_lib.config.option import option
+from nnpar_lib.config.run import RunConfig
+from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES, WITH_MOMENTUM
 
 NUM_VALIDATION_EXAMPLES = {"digits": 1_000, "mnist": 5_000, "fashion_mnist": 5_000}
 # Learning rates are looked for around lr_max / (1 + B* / B): proportional to small batches,
@@ -17,7 +19,6 @@ LR_MAX = {"sgd": 0.4, "momentum": 0.1, "nesterov": 0.1, "adam": 0.004, "adagrad"
 LR_KNEE = 128.0  # B*, in examples
 LR_FACTOR = 10.0  # the range reaches so far to both sides of its centre
 MOMENTUM_RANGE = (0.02, 1.0)  # of one minus momentum
-WITH_MOMENTUM = ("momentum", "nesterov")
 
 
 @dataclass(frozen=True, kw_only=True)

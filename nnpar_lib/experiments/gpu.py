@@ -16,8 +16,8 @@ from typing import Any
 
 from nnpar_lib.analysis.claims import gpu
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.rules import CARRIED_DEVICE
-from nnpar_lib.config.run import MODELS
+from nnpar_lib.config.network import MODELS
+from nnpar_lib.config.spread import BACKEND_DEVICES
 from nnpar_lib.launch.engines import Engines, EnginesLost, RankError, engines
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import Record
@@ -366,7 +366,7 @@ def _against_cores(
 
 def _several_gpus(configure: Configure, device: str, sizes: Sizes) -> Part:
     """Return gradient averaging with a GPU for each rank, by MPI and by torch.distributed."""
-    carrier = next(name for name, carried in CARRIED_DEVICE.items() if carried == device)
+    backend = next(name for name, carried in BACKEND_DEVICES.items() if carried == device)
     parallel = {
         "strategy": "gradient_averaging",
         "num_ranks": sizes.num_gpus,
@@ -375,8 +375,8 @@ def _several_gpus(configure: Configure, device: str, sizes: Sizes) -> Part:
     }
     ways: dict[str, dict[str, Any]] = {
         "mpi": {"allreduce": "mpi"},
-        carrier: {"communicator": carrier},
-        f"{carrier}, graph": {"communicator": carrier, **_graph(device)},
+        backend: {"allreduce": backend},
+        f"{backend}, graph": {"allreduce": backend, **_graph(device)},
     }
     return Part(
         experiment="gpu-several",

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.environment import memory_folder
+from nnpar_lib.config.sections import passed_to_native
 from nnpar_lib.launch import environment, lifeline, preflight
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import RunRecord
@@ -27,22 +28,6 @@ from nnpar_lib.records.provenance import num_cores, provenance
 
 SOURCE = Path(__file__).resolve().parents[2] / "cpp"
 DEFAULT_BUILD = SOURCE.parent / "build" / "cpp"
-PASSED_ON = (
-    "strategy",
-    "dataset",
-    "global_batch_size",
-    "num_epochs",
-    "optimizer",
-    "lr",
-    "momentum",
-    "lr_schedule",
-    "allreduce",
-    "average_every",
-    "seed",
-    "binding",
-    "num_warmup_steps",
-    "evaluate_every",
-)
 
 
 class PythonRanks(Protocol):
@@ -186,7 +171,8 @@ def start(num_ranks: int, words: Sequence[str], folder: str, program: Path | Non
 
 def _options(config: RunConfig) -> list[str]:
     """Return the words of the command line that describe a config."""
-    values: dict[str, Any] = {name: getattr(config, name) for name in PASSED_ON}
+    values: dict[str, Any] = {name: getattr(config, name) for name in passed_to_native()}
+    del values["num_ranks"]  # the launcher starts them
     values["num_threads"] = config.num_threads or max(1, num_cores() // config.num_ranks)
     values["num_steps"] = config.num_steps or 0
     values["hidden"] = ",".join(map(str, config.hidden_widths))

@@ -87,7 +87,7 @@ def _check_gpus_of_ranks(config: RunConfig) -> None:
     if not torch.distributed.is_nccl_available():
         raise ValueError(
             f"torch {torch.__version__} is built without nccl; use gradient_averaging with "
-            "communicator='mpi'"
+            "allreduce='mpi'"
         )
     num_ranks = -(-config.num_ranks // environment.num_nodes())
     problem = (

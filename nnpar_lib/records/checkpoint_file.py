@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.run import with_current_names
+from nnpar_lib.config.sections import fixed_by_checkpoint, resolved
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
 KEY = "nnpar"  # of the header among safetensors' metadata
-FIXED = ("model", "dataset", "optimizer", "global_batch_size", "seed", "dtype", "hidden_widths")
-FIXED_BY_MODEL = {"cnn": ("channels", "kernel_size"), "resnet18": ("stem", "width")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def read_header(path: Path) -> Header:
             f"{path} has the format {values.get('format')} of checkpoints, and this version reads"
             f" {FORMAT}; name another file"
         )
-    return Header(**values)
+    return Header(**{**values, "config": with_current_names(values["config"])})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -104,11 +104,12 @@ def check(path: Path, config: RunConfig) -> Header | None:
         return None
     header = read_header(path)
     written = RunConfig.from_parameters(header.config)
-    for name in (*FIXED, *FIXED_BY_MODEL.get(config.model, ())):
-        if getattr(written, name) != getattr(config, name):
+    for name in fixed_by_checkpoint(config):
+        before, now = (resolved(one_config, name) for one_config in (written, config))
+        if before != now:
             raise ValueError(
-                f"{path} is a checkpoint of a run with {name}={getattr(written, name)!r}, and this"
-                f" one has {getattr(config, name)!r}; name another file, or delete it to start anew"
+                f"{path} is a checkpoint of a run with {name}={before!r}, and this one has {now!r};"
+                " name another file, or delete it to start anew"
             )
     num_steps = header.progress["num_steps"]
     if num_steps > config.total_steps:

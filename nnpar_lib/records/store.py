@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.run import with_current_names
+from nnpar_lib.config.sections import telling_runs_apart
 from nnpar_lib.records.kinds import KINDS, SCHEMA, Record, RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
-
-KEEPING = ("checkpoint", "checkpoint_every", "stall_seconds")  # parameters that change no result
 
 
 def to_json(record: Record) -> str:
@@ -109,7 +109,7 @@ def find_done(
 
 
 def _what_is_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in KEEPING}
+    return {name: config[name] for name in telling_runs_apart() if name in config}
 
 
 def find_repeats(
@@ -130,14 +130,19 @@ def find_repeats(
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return records as a table, one row each; parameters that only `config` holds become columns
-    too."""
+    """Return records as a table, one row each.
+
+    Parameters that only `config` holds become columns too; lists of widths become tuples, by which
+    rows can be grouped.
+    """
     import pandas as pd
 
     rows = []
     for record in records:
         row = dataclasses.asdict(record)
-        row = {**row.pop("config", {}), **row, "host": record.provenance.get("host")}
+        config = row.pop("config", {})
+        config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        row = {**config, **row, "host": record.provenance.get("host")}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -157,4 +162,6 @@ def _parse(line: str) -> Record | None:
         values = json.loads(line)
     except json.JSONDecodeError:
         return None
+    if "config" in values:
+        values["config"] = with_current_names(values["config"])
     return KINDS[values["kind"]](**values)

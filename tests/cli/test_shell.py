@@ -102,9 +102,16 @@ def test_a_run_that_is_recorded_already_is_skipped(tmp_path):
         (("--device", "cuda"), ("cuda", "cpu")),
         (("--cuda-graph",), ("cuda_graph", "device='cuda'")),
         (
-            ("--strategy", "gradient_averaging", "--communicator", "nccl"),
-            ("communicator='nccl'", "communicator='mpi'"),
+            ("--strategy", "gradient_averaging", "--allreduce", "nccl"),
+            ("allreduce='nccl'", "allreduce='mpi'"),
         ),
+        (
+            ("--strategy", "gradient_averaging", "--num-ranks", 2, "--num-microbatches", 4),
+            ("num_microbatches is not read by strategy gradient_averaging", "pipeline, hybrid"),
+        ),
+        (("--optimizer", "sgd", "--momentum", 0.9), ("not read by optimizer sgd", "nesterov")),
+        (("--no-shard-data",), ("shard_data is not read by strategy serial", "root_worker")),
+        (("--strategy", "cpp", "--trace", "trace.json"), ("num_traced_steps is not read by",)),
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_the_remedy(options, words):

@@ -12,7 +12,7 @@ import json
 import torch
 
 from nnpar_lib.config import RunConfig, rules
-from nnpar_lib.config.run import OPTIMIZERS
+from nnpar_lib.config.training import OPTIMIZERS
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.step import cuda_graph
 from nnpar_lib.trainers.tasks.equality import difference_from_serial
@@ -30,11 +30,11 @@ RESNET = (
     ("gradient_averaging", "overlapped", "torch"),
     ("torch_ddp", "shared", "im2col"),
 )
-CARRIER = {"cpu": "gloo", "cuda": "nccl"}[DEVICE]
+BACKEND = {"cpu": "gloo", "cuda": "nccl"}[DEVICE]
 RECORDED = (
     ("shared", "momentum", {}),
     ("mpi", "adam", {"allreduce": "mpi"}),
-    (CARRIER, "nesterov", {"communicator": CARRIER}),
+    (BACKEND, "nesterov", {"allreduce": BACKEND}),
 )
 UNEVEN = 67  # leaves a last batch of 7: uneven parts on 2, 3 and 4 ranks
 NEARLY_EMPTY = 71  # leaves a last batch of 1: ranks without any example
@@ -91,8 +91,8 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
         convolution="im2col",
     ).replace(lr=0.005)  # statistics of a single example amplify rounding more
     for model, dtype in (("mlp", "float32"), ("cnn", "float64")):
-        found[f"{CARRIER}-{model}-{dtype}"] = _config(
-            num_ranks, "gradient_averaging", model, "momentum", dtype, communicator=CARRIER
+        found[f"{BACKEND}-{model}-{dtype}"] = _config(
+            num_ranks, "gradient_averaging", model, "momentum", dtype, allreduce=BACKEND
         )
     for name, optimizer, how in RECORDED:  # a rate that falls would lie on the device in float32
         found[f"recorded-{name}-{optimizer}-float64"] = _config(
@@ -106,8 +106,8 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
             lr_schedule="constant",
         )
     if num_ranks == 2:
-        found[f"{CARRIER}-resnet18-float64"] = _config(
-            num_ranks, "gradient_averaging", "resnet18", "momentum", "float64", communicator=CARRIER
+        found[f"{BACKEND}-resnet18-float64"] = _config(
+            num_ranks, "gradient_averaging", "resnet18", "momentum", "float64", allreduce=BACKEND
         )
     found["loader-mlp-float32"] = _config(
         num_ranks, "gradient_averaging", "mlp", "momentum", "float32", data_loading="loader"

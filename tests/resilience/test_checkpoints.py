@@ -38,7 +38,7 @@ def refused(path, **changes):
             {"model": "cnn", "hidden": None},
             "a checkpoint of a run with model='mlp', and this one has 'cnn'",
         ),
-        ({"hidden": (17,)}, "hidden_widths=(16,), and this one has (17,)"),
+        ({"hidden": (17,)}, "hidden=(16,), and this one has (17,)"),
         ({"optimizer": "adam"}, "optimizer='momentum', and this one has 'adam'"),
         ({"global_batch_size": 64}, "global_batch_size=128"),
         ({"num_steps": 3}, "is from step 4, beyond the 3 steps"),

@@ -10,31 +10,22 @@ from hypothesis import strategies as st
 
 from nnpar_lib import __main__ as shell
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.option import describe
 
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
-AT_LEAST_ONE = (
-    "num_ranks",
-    "global_batch_size",
-    "num_epochs",
-    "num_steps",
-    "kernel_size",
-    "bucket_kib",
-    "num_microbatches",
-    "num_chunks",
-)
 WORDS = st.from_regex(r"[a-z]{3,8}", fullmatch=True)
 
 
 def bad_value(name):
     """Return a strategy for what an option of this name must not be."""
     field = FIELDS[name]
-    if choices := field.metadata["choices"]:
+    if choices := describe(field).choices:
         return WORDS.filter(lambda word: word not in choices)
     if str(field.type).startswith("int"):
         return st.one_of(
             WORDS,
             st.floats(0.1, 0.9).map(str),
-            st.integers(-(10**6), 0 if name in AT_LEAST_ONE else -1).map(str),
+            st.integers(-(10**6), (describe(field).minimum or 0) - 1).map(str),
         )
     return {
         "lr": st.sampled_from(["0", "-0.1", "nan", "inf", "fast"]),

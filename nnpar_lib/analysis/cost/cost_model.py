@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from nnpar_lib import parts, schedules
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.sections import architecture_options, resolved
 from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, WHOLE
 from nnpar_lib.schedules import FORWARD, Event, Instruction, Pipeline
 
@@ -24,7 +25,7 @@ Architecture = tuple[object, ...]
 
 def architecture(config: RunConfig) -> Architecture:
     """Return what tells networks apart: configs of equal architecture have equal blocks."""
-    return config.model, config.hidden_widths, config.channels, config.kernel_size
+    return tuple(resolved(config, name) for name in architecture_options(config))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from scipy.optimize import isotonic_regression
 
 from nnpar_lib.analysis import scaling
 from nnpar_lib.analysis.figures.theme import GREY, Style, style_of
-from nnpar_lib.config.run import SINGLE_RANK_STRATEGIES
+from nnpar_lib.config.spread import SINGLE_RANK_STRATEGIES
 
 LABEL_WIDTH = 25  # characters before a label goes on in its next line
 LABEL_SIZE = 9  # points

@@ -35,7 +35,7 @@ from nnpar_lib.analysis.figures.theme import (
     style_of,
     theme,
 )
-from nnpar_lib.config.run import SINGLE_RANK_STRATEGIES
+from nnpar_lib.config.spread import SINGLE_RANK_STRATEGIES
 
 __all__ = [
     "accuracy_curves",

@@ -18,7 +18,9 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from nnpar_lib.analysis.scaling.ratio import Ratio, ratio_of
-from nnpar_lib.config.run import NUM_TRAINING_EXAMPLES
+from nnpar_lib.config import option
+from nnpar_lib.config.sections import OPTIONS, with_role
+from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES
 
 RATE = "samples_per_second"
 SERIAL_ONE_THREAD = {"strategy": "serial", "threads_per_rank": 1}
@@ -27,33 +29,14 @@ SERIAL_ONE_THREAD = {"strategy": "serial", "threads_per_rank": 1}
 PROBLEM = (
     "host",
     "experiment",
-    "dataset",
-    "model",
     "num_parameters",
-    "optimizer",
-    "device",
-    "dtype",
-    "global_batch_size",
     "local_batch_size",
-    "stem",
+    *with_role(option.PROBLEM, rates_only=True),
 )
-# Runs that differ in one of these solved the problem in another way: that is what is compared.
-METHOD = (
-    "strategy",
-    "allreduce",
-    "bucket_kib",
-    "average_every",
-    "shard_data",
-    "data_loading",
-    "binding",
-    "num_ranks",
-    "threads_per_rank",
-    "precision",
-    "memory_format",
-    "convolution",
-    "microbatch_size",
-    "tune",
-    "batch_norm",
+# Runs that differ in one of these solved the problem in another way: that is what is compared. The
+# record has the threads that a run got, where its config may leave their number to the machine.
+METHOD = tuple(
+    "threads_per_rank" if name == "num_threads" else name for name in with_role(option.METHOD)
 )
 ALWAYS_KEPT = (
     "model",
@@ -157,7 +140,7 @@ def strong_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -
     says which rows are the baseline, by default serial runs of one thread; where several
     configurations match, the fastest is taken, so that no speedup is won from a slow baseline.
     """
-    return _scaling(runs_of(frame), base)
+    return _scaling(_without_idle_options(runs_of(frame)), base)
 
 
 def weak_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -169,7 +152,7 @@ def weak_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> 
     Columns and `base` are those of `strong_scaling`, with `local_batch_size` in place of the global
     one.
     """
-    runs = runs_of(frame)
+    runs = _without_idle_options(runs_of(frame))
     local = runs["global_batch_size"] / runs["num_ranks"]
     return _scaling(runs.assign(local_batch_size=local).drop(columns="global_batch_size"), base)
 
@@ -182,7 +165,7 @@ def time_split(frame: pd.DataFrame) -> pd.DataFrame:
     `other` is the rest. `wait` is NaN where an exchange has no barrier of its own: there the
     waiting is part of `communicate`.
     """
-    runs = runs_of(frame)
+    runs = _without_idle_options(runs_of(frame))
     parts = ["compute", "communicate", "wait"]
     shares = {
         p: pd.to_numeric(runs[f"{p}_seconds"], errors="coerce") / runs["train_seconds"]
@@ -278,6 +261,22 @@ def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(
             "the frame holds no training runs; run some, or look at another file of records"
         )
+    return runs
+
+
+def _without_idle_options(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs without the values of options that they did not read.
+
+    Runs that differ in nothing else are repeats of one configuration. The columns that every table
+    shows stay as they are.
+    """
+    runs = runs.copy()
+    for name in (*PROBLEM, *METHOD):
+        if name not in runs or name not in OPTIONS or name in ALWAYS_KEPT:
+            continue
+        for reader, values in OPTIONS[name].read_by.items():
+            if reader in runs:
+                runs[name] = runs[name].where(runs[reader].isin(values))
     return runs
 
 

@@ -10,18 +10,19 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.spread import BACKEND_DEVICES
 from nnpar_lib.trainers.communication.communicator import Communicator
 
 
 def summing_as_configured(communicator: Communicator, config: RunConfig) -> Communicator:
-    """Return the group in which tensors are summed by what the config names as its communicator
+    """Return the ranks, which sum tensors over torch.distributed where `allreduce` says so
     (collective).
 
     Where that is a library of torch.distributed, `leave_process_group` ends it.
     """
-    if config.communicator == "mpi" or communicator.size == 1:
+    if config.allreduce not in BACKEND_DEVICES or communicator.size == 1:
         return communicator
-    join_process_group(communicator, config.communicator, config.stall_seconds)
+    join_process_group(communicator, config.allreduce, config.stall_seconds)
     return communicator.summing_by(dist.all_reduce)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.run import IMAGE_SIZE, NUM_TRAINING_EXAMPLES
+from nnpar_lib.config.network import IMAGE_SIZE
+from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES
 from nnpar_lib.datasets import files, torchvision_operators
 from nnpar_lib.parts import part
 from nnpar_lib.trainers.data import digits

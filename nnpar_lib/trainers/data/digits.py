@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnpar_lib.config.run import IMAGE_SIZE, NUM_TRAINING_EXAMPLES
+from nnpar_lib.config.network import IMAGE_SIZE
+from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES
 from nnpar_lib.datasets import files
 
 # of the split and of the moves: the data set is the same in every run, whatever the run's seed

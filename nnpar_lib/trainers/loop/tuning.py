@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.run import MEMORY_FORMATS, PRECISIONS
+from nnpar_lib.config.computing import MEMORY_FORMATS, PRECISIONS
 from nnpar_lib.trainers import strategies
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.data.batches import load

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.run import IMAGE_SIZE
+from nnpar_lib.config.network import IMAGE_SIZE
 from nnpar_lib.trainers.models import resnet
 from nnpar_lib.trainers.models.im2col import Convolution
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.spread import BACKEND_DEVICES
 from nnpar_lib.trainers.communication import allreduce
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.communication.torch_distributed import (
@@ -47,7 +48,7 @@ class GradientAveraging(WholeModel):
         self.batches: Batches = build_batches(config, communicator.size, communicator.rank)
         self._compute_gradient: Callable[[Batch], Tensor] = self._replica.compute_gradient
         self._apply: SharedUpdate | _ReducedUpdate
-        kind = config.allreduce if config.communicator == "mpi" else "queued"
+        kind = "queued" if config.allreduce in BACKEND_DEVICES else config.allreduce
         if kind == "shared" and config.device == "cpu":
             self._apply = SharedUpdate(communicator, self._replica, timeline)
         else:

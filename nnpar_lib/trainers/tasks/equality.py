@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.sections import idle_in_serial_twin
 from nnpar_lib.records.kinds import ComparisonRecord
 from nnpar_lib.records.provenance import provenance
 from nnpar_lib.trainers import strategies
@@ -26,23 +27,6 @@ from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.timeline import Timeline
 
 NUM_STEPS = 20
-PARALLEL_ONLY = (
-    "data_loading",
-    "average_every",
-    "allreduce",
-    "bucket_kib",
-    "schedule",
-    "num_microbatches",
-    "num_chunks",
-    "pipeline_size",
-    "balance",
-    "memory_budget_mib",
-    "checkpoint",
-    "checkpoint_every",
-    "stall_seconds",
-    "communicator",
-    "cuda_graph",
-)  # say how to compute, not what
 
 
 @dataclass(frozen=True)
@@ -133,9 +117,7 @@ def _differences(config: RunConfig, outcome: Outcome) -> dict[str, float]:
 def serial_twin(config: RunConfig) -> RunConfig:
     """Return the serial run that a parallel one has to equal, without a checkpoint."""
     defaults = RunConfig()
-    return config.replace(
-        strategy="serial", num_ranks=1, **{name: getattr(defaults, name) for name in PARALLEL_ONLY}
-    )
+    return config.replace(**{name: getattr(defaults, name) for name in idle_in_serial_twin()})
 
 
 @cache

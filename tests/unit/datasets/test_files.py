@@ -336,7 +336,7 @@ def test_preflight_refuses_a_graph_where_there_is_no_gpu_to_record():
 @pytest.mark.parametrize(
     ("changes", "who"),
     [
-        ({"strategy": "gradient_averaging", "communicator": "nccl"}, "communicator='nccl'"),
+        ({"strategy": "gradient_averaging", "allreduce": "nccl"}, "allreduce='nccl'"),
         ({"strategy": "torch_ddp"}, "strategy 'torch_ddp'"),
     ],
 )
@@ -350,13 +350,13 @@ def test_preflight_refuses_ranks_that_would_share_a_gpu_and_must_not(changes, wh
     assert (
         str(caught.value)
         == f"{who} needs a GPU for each rank, but num_ranks=3 puts 3 ranks of a node on 2; take "
-        "fewer ranks, or gradient_averaging with communicator='mpi'"
+        "fewer ranks, or gradient_averaging with allreduce='mpi'"
     )
     preflight.check(config.replace(num_ranks=2))
     preflight.check(RunConfig(device="cuda", num_ranks=3, strategy="gradient_averaging"))
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
     with pytest.raises(
-        ValueError, match="is built without nccl; use gradient_averaging with communicator='mpi'"
+        ValueError, match="is built without nccl; use gradient_averaging with allreduce='mpi'"
     ):
         preflight.check(config.replace(num_ranks=2))
 

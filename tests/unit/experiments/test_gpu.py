@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from nnpar_lib.analysis.claims import gpu
-from nnpar_lib.config.run import MODELS
+from nnpar_lib.config.network import MODELS
 from nnpar_lib.experiments import gpu as gpu_report
 from nnpar_lib.experiments.gpu import FULL, Part
 from nnpar_lib.launch.engines import Engines

@@ -43,6 +43,19 @@ def seconds(blocks, machine=MACHINE, **changes):
     return cost_model.step_seconds(DEEP.replace(**changes), Model(blocks=blocks), machine)
 
 
+def test_architectures_differ_in_what_the_model_reads_and_in_nothing_else():
+    resnets = [
+        RunConfig(model="resnet18", width=width, stem=stem)
+        for width in (8, 64)
+        for stem in ("small", "imagenet")
+    ]
+    assert len({cost_model.architecture(config) for config in resnets}) == 4
+    mlp = RunConfig()
+    assert cost_model.architecture(mlp) == cost_model.architecture(
+        mlp.replace(width=8, kernel_size=5, channels=(1,), hidden=(256, 128), seed=1, lr=0.5)
+    )
+
+
 def test_an_all_reduce_costs_what_the_formula_says():
     assert cost_model.allreduce_seconds(MESSAGE, 4000, 1) == 0
     assert cost_model.allreduce_seconds(MESSAGE, 4000, 4) == pytest.approx(6e-3 + 6e-3)

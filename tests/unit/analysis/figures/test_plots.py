@@ -12,7 +12,7 @@ from PIL import Image
 
 from nnpar_lib.analysis.figures import lines, plots, theme
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.run import STRATEGIES
+from nnpar_lib.config.spread import STRATEGIES
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import AllreduceRecord, RunRecord
 

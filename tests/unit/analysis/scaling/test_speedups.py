@@ -187,6 +187,46 @@ def test_ratio_says_what_is_missing():
         scaling.paired_ratio(frame, {"strategy": "serial"}, {"num_ranks": 2})
 
 
+def test_strong_scaling_tells_pipelines_with_different_schedules_apart():
+    frame = store.frame(
+        run(rate, strategy=strategy, num_ranks=num_ranks, schedule=schedule, repeat=repeat)
+        for repeat in range(3)
+        for rate, strategy, num_ranks, schedule in (
+            (1000.0, "serial", 1, "sequential"),
+            (900.0, "pipeline", 2, "sequential"),
+            (1800.0, "pipeline", 2, "1f1b"),
+        )
+    )
+    table = scaling.strong_scaling(frame)
+    assert len(table) == 3
+    assert row_of(table, schedule="sequential")["speedup"] == pytest.approx(0.9)
+    assert row_of(table, schedule="1f1b")["speedup"] == pytest.approx(1.8)
+    assert pd.isna(row_of(table, strategy="serial")["schedule"])  # a serial run reads none
+
+
+def test_runs_that_differ_in_an_option_that_they_do_not_read_are_repeats():
+    frame = store.frame(
+        [
+            run(1000.0, num_microbatches=2),
+            run(1000.0, num_microbatches=8, repeat=1),
+            parallel(1800.0, 2, num_microbatches=2),
+            parallel(1800.0, 2, num_microbatches=8, repeat=1),
+        ]
+    )
+    assert list(scaling.strong_scaling(frame)["num_repeats"]) == [2, 2]
+
+
+def test_no_ratio_is_taken_between_networks_that_differ_in_their_widths_alone():
+    frame = store.frame(
+        run(rate, model="cnn", channels=channels, **how)
+        for channels, rate in (((4, 8), 1000.0), ((8, 4), 500.0))
+        for how in ({}, {"strategy": "gradient_averaging", "num_ranks": 2})
+    )
+    table = scaling.strong_scaling(frame)
+    assert list(table["channels"]) == [(4, 8), (8, 4), (4, 8), (8, 4)]
+    assert list(table["speedup"]) == [1.0] * 4
+
+
 def test_strong_scaling_of_amdahls_law():
     records = []
     for repeat, drift in enumerate([1.0, 0.7, 1.3]):

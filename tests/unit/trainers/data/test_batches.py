@@ -13,7 +13,7 @@ import sklearn.datasets
 import torch
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.run import NUM_TRAINING_EXAMPLES
+from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES
 from nnpar_lib.datasets import files
 from nnpar_lib.trainers.data import batches as data
 from nnpar_lib.trainers.data import digits as digits_of_scikit_learn

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.run import MODELS
+from nnpar_lib.config.network import MODELS
 from nnpar_lib.trainers.communication.communicator import SingleCommunicator
 from nnpar_lib.trainers.data.batches import BatchSource, load
 from nnpar_lib.trainers.loop.training import train

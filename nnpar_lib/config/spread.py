@@ -1,0 +1,194 @@
+"""How a training step is spread over ranks: the strategy and what each strategy reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnpar_lib.config.option import METHOD, Section, option
+from nnpar_lib.parts import explicit_cuts
+from nnpar_lib.schedules import SCHEDULES, Pipeline
+
+STRATEGIES = (
+    "serial",
+    "tutorial",
+    "gradient_averaging",
+    "weight_averaging",
+    "root_worker",
+    "torch_ddp",
+    "pipeline",
+    "tensor",
+    "hybrid",
+    "torch_pipelining",
+    "cpp",
+    "cpp_weight_averaging",
+)
+NATIVE_STRATEGIES = ("cpp", "cpp_weight_averaging")  # the program in C++
+SINGLE_RANK_STRATEGIES = ("serial", "tutorial")
+PIPELINES = ("pipeline", "hybrid", "torch_pipelining")  # cut the model into stages
+OF_TORCH_DISTRIBUTED = ("torch_ddp", "torch_pipelining")
+# Backends of torch.distributed, and the device whose tensors each of them sums.
+BACKEND_DEVICES = {"nccl": "cuda", "gloo": "cpu"}
+ALLREDUCES = ("shared", "mpi", "overlapped", *BACKEND_DEVICES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread(Section):
+    """Over how many ranks a step is spread, and in which way."""
+
+    strategy: str = option(
+        "serial", "how a training step is spread over ranks", STRATEGIES, role=METHOD
+    )
+    num_ranks: int = option(1, "number of processes (MPI ranks)", role=METHOD, minimum=1)
+    allreduce: str = option(
+        "shared",
+        "what sums the buffers of ranks: shared memory, one blocking MPI call (mpi), MPI in "
+        "buckets during the backward pass (overlapped), or torch.distributed over nccl (one GPU "
+        "a rank) or gloo (CPU)",
+        ALLREDUCES,
+        role=METHOD,
+        read_by={"strategy": ("gradient_averaging", "weight_averaging", *NATIVE_STRATEGIES)},
+        native=("shared", "mpi", "overlapped"),
+    )
+    bucket_kib: int = option(
+        512,
+        "size of a bucket of the overlapped all-reduce, in KiB",
+        role=METHOD,
+        read_by={"strategy": ("gradient_averaging",), "allreduce": ("overlapped",)},
+        minimum=1,
+    )
+    average_every: int = option(
+        0,
+        "weight_averaging: steps between two averages; 0 averages once an epoch",
+        role=METHOD,
+        read_by={"strategy": ("weight_averaging", "cpp_weight_averaging")},
+        minimum=0,
+    )
+    shard_data: bool = option(
+        True,
+        "root_worker: each rank trains on its own shard and the root trains too; "
+        "without it each worker goes through the whole set",
+        role=METHOD,
+        read_by={"strategy": ("root_worker",)},
+    )
+    schedule: str = option(
+        "1f1b",
+        "in which order a pipeline computes its micro-batches",
+        SCHEDULES,
+        role=METHOD,
+        read_by={"strategy": PIPELINES},
+    )
+    num_microbatches: int = option(
+        4,
+        "micro-batches that a pipeline cuts a batch into; the schedule sequential takes "
+        "the batch whole",
+        role=METHOD,
+        read_by={"strategy": PIPELINES, "schedule": ("gpipe", "1f1b", "interleaved")},
+        minimum=1,
+    )
+    num_chunks: int = option(
+        2,
+        "stages that each rank holds in the schedule interleaved; 1 in the others",
+        role=METHOD,
+        read_by={"strategy": PIPELINES, "schedule": ("interleaved",)},
+        minimum=1,
+    )
+    pipeline_size: int = option(
+        0,
+        "hybrid: ranks of each pipeline; 0 puts all ranks into one",
+        role=METHOD,
+        read_by={"strategy": ("hybrid",)},
+        minimum=0,
+    )
+    balance: str = option(
+        "layers",
+        "how a model is cut into stages: layers (as many blocks each), measured (by a "
+        "short profile), or the blocks that later stages begin with, such as 1,3",
+        role=METHOD,
+        read_by={"strategy": PIPELINES},
+    )
+
+    def __post_init__(self) -> None:
+        balance: object = self.balance
+        if isinstance(balance, int) and not isinstance(balance, bool):
+            self._set("balance", str(balance))
+        if isinstance(balance, list | tuple):
+            self._set("balance", ",".join(map(str, balance)))
+        super().__post_init__()
+        if self.strategy in SINGLE_RANK_STRATEGIES and self.num_ranks != 1:
+            raise ValueError(
+                f"strategy {self.strategy!r} runs on one rank, not num_ranks={self.num_ranks}; "
+                "set num_ranks=1 or choose a parallel strategy such as gradient_averaging"
+            )
+        if self.strategy == "root_worker" and not self.shard_data and self.num_ranks < 2:
+            raise ValueError(
+                "root_worker without shard_data has a root that does not train: num_ranks=1 leaves"
+                " no worker; take at least 2 ranks"
+            )
+        self._check_allreduce()
+        if self.strategy in PIPELINES:
+            self._check_pipeline_size()
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the program in C++ takes the steps."""
+        return self.strategy in NATIVE_STRATEGIES
+
+    @property
+    def num_stage_ranks(self) -> int:
+        """Ranks that a model is cut over; the others hold copies."""
+        return (self.pipeline_size or self.num_ranks) if self.strategy in PIPELINES else 1
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The size of each pipeline of the run."""
+        return Pipeline(
+            self.num_stage_ranks,
+            1 if self.schedule == "sequential" else self.num_microbatches,
+            self.num_chunks if self.schedule == "interleaved" else 1,
+        )
+
+    @property
+    def cuts(self) -> tuple[int, ...] | None:
+        """The blocks that the later stages begin with, None where a rule chooses them."""
+        return explicit_cuts(self.balance)
+
+    @property
+    def num_data_ranks(self) -> int:
+        """Parts that a global batch is divided into.
+
+        Ranks that a model is cut over work on the same examples.
+        """
+        return 1 if self.strategy == "tensor" else self.num_ranks // self.num_stage_ranks
+
+    def _check_allreduce(self) -> None:
+        """Refuse a way to sum gradients where none are summed, or not all at once.
+
+        Strategies of one rank ignore it, for notebooks sweep strategies with it.
+        """
+        overlapping = ("gradient_averaging", "cpp", *SINGLE_RANK_STRATEGIES)
+        if self.allreduce == "overlapped" and self.strategy not in overlapping:
+            raise ValueError(
+                "allreduce='overlapped' needs a backward pass to hide behind, which"
+                f" {self.strategy!r} does not offer; use gradient_averaging, or allreduce='shared'"
+                " or 'mpi'"
+            )
+        through_torch = ("gradient_averaging", *SINGLE_RANK_STRATEGIES)
+        if self.allreduce in BACKEND_DEVICES and self.strategy not in through_torch:
+            raise ValueError(
+                f"allreduce={self.allreduce!r} is not offered by strategy {self.strategy!r}; use"
+                " gradient_averaging, or allreduce='shared' or 'mpi'"
+            )
+
+    def _check_pipeline_size(self) -> None:
+        if self.strategy != "hybrid" and self.num_stage_ranks != self.num_ranks:
+            raise ValueError(
+                f"pipeline_size={self.pipeline_size} is not num_ranks={self.num_ranks}, and"
+                f" {self.strategy!r} has one pipeline; leave pipeline_size out, or use the strategy"
+                " hybrid"
+            )
+        if self.num_ranks % self.num_stage_ranks:
+            divisors = [n for n in range(1, self.num_ranks + 1) if self.num_ranks % n == 0]
+            raise ValueError(
+                f"pipeline_size={self.num_stage_ranks} does not divide num_ranks={self.num_ranks};"
+                f" choose from {', '.join(map(str, divisors))}"
+            )
