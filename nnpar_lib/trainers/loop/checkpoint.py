@@ -79,7 +79,7 @@ def restore(
         and header.config["num_ranks"] == communicator.size
     )
     tensors = _choose(checkpoint_file.read_tensors(path), communicator.rank if is_same else None)
-    values = {kind: strategy.own_values(whole) for kind, whole in tensors.items()}
+    values = {kind: strategy.local_values(whole) for kind, whole in tensors.items()}
     numbers = header.numbers[communicator.rank] if is_same else _mean(header.numbers)
     counters = header.counters[communicator.rank] if is_same else {}
     parameters, running = values.pop(PARAMETER), values.pop(RUNNING, [])

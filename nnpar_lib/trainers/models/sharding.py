@@ -159,7 +159,7 @@ def whole_values(
         yield value if dimension is None else _joined(value, dimension, communicator)
 
 
-def own_values(
+def local_values(
     model: nn.Module, whole: Sequence[Tensor], communicator: Communicator
 ) -> list[Tensor]:
     """Return a rank's shares of values for the parameters of the whole model."""

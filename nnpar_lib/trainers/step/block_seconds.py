@@ -1,4 +1,4 @@
-"""How long each block of a model computes, measured before it is cut into stages."""
+"""The seconds that each block of a model computes, measured before it is cut into stages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from nnpar_lib.trainers.models import networks
 
 @dataclass(frozen=True)
 class BlockProfile:
-    """Median seconds of a block's passes over one micro-batch, and its sizes: numbers, not
-    bytes."""
+    """Median seconds of a block's passes over one micro-batch, and its sizes in elements."""
 
     forward_seconds: float
     backward_seconds: float
@@ -33,15 +32,15 @@ class BlockProfile:
 def profile(
     config: RunConfig, microbatch_size: int | None = None, num_repeats: int = 7
 ) -> list[BlockProfile]:
-    """Return the profile of each block, measured here and now, on random input; one block exists at
-    a time."""
+    """Measure each block on an input of ones; return their profiles. One block exists at a time."""
     size = microbatch_size or max(
         1,
         config.global_batch_size
         // (config.num_ranks // config.num_stage_ranks)
         // config.pipeline.num_microbatches,
     )
-    shapes, found = networks.boundary_shapes(config), []
+    shapes = networks.boundary_shapes(config)
+    profiles = []
     for index, block in enumerate(map(partial(networks.network, config), networks.blocks(config))):
         example = torch.ones(
             size,
@@ -50,10 +49,10 @@ def profile(
             device=config.device,
             requires_grad=index > 0,
         )
-        wanted = [*block.parameters(), *([example] if index else [])]
-        times = [_time_passes(block, example, wanted) for _ in range(num_repeats + 2)][2:]
+        leaves = [*block.parameters(), *([example] if index else [])]
+        times = [_time_passes(block, example, leaves) for _ in range(num_repeats + 2)][2:]
         forward, backward = (statistics.median(column) for column in zip(*times, strict=True))
-        found.append(
+        profiles.append(
             BlockProfile(
                 forward,
                 backward,
@@ -61,15 +60,15 @@ def profile(
                 size * int(torch.Size(shapes[index + 1]).numel()),
             )
         )
-    return found
+    return profiles
 
 
-def _time_passes(block: nn.Module, example: Tensor, wanted: list[Tensor]) -> tuple[float, float]:
+def _time_passes(block: nn.Module, example: Tensor, leaves: list[Tensor]) -> tuple[float, float]:
     start = time.perf_counter()
     output = block(example)
     _finish(example)
     middle = time.perf_counter()
-    torch.autograd.grad(output, wanted, torch.ones_like(output))
+    torch.autograd.grad(output, leaves, torch.ones_like(output))
     _finish(example)
     return middle - start, time.perf_counter() - middle
 

@@ -1,7 +1,7 @@
 """Steps that a GPU records once and replays, on tensors that keep their place in memory.
 
-A step falls into parts: a batch is loaded, its gradient computed, the weights updated. Each is
-recorded by itself, so that ranks may exchange gradients between the last two.
+A step has three parts: a batch is loaded, its gradient computed, the weights updated. Each is
+recorded separately, so that ranks may exchange gradients between the last two.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ Work = Callable[[], object]
 
 
 class Recorder(Protocol):
-    """Does work as it is, and records it."""
+    """Does work, and records it."""
 
     def rehearse(self, work: Work) -> None:
-        """Do the work where it will be recorded."""
+        """Do the work in the stream where it will be recorded."""
 
     def record(self, work: Work) -> Work:
-        """Return what does the same work on the same tensors, which is not done meanwhile."""
+        """Return a function that does the same work on the same tensors; do no work now."""
 
 
 class CudaRecorder:
-    """Records work as a CUDA graph, whose replay is one launch instead of one a kernel.
+    """Records work as a CUDA graph, whose replay is one launch instead of one for each kernel.
 
-    Rehearsals run in the stream of the record, where libraries set themselves up for it (PyTorch's
-    notes on CUDA graphs). Work must not wait for the GPU, and leaves its results in tensors that
-    were there before.
+    Rehearsals run in the stream of the record, where libraries initialise themselves for it
+    (PyTorch's notes on CUDA graphs). Work must not wait for the GPU, and must leave its results in
+    tensors that exist already.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class CudaRecorder:
 
 
 class PlainRecorder:
-    """Where there is nothing to record with, a replay does the work."""
+    """Stands in for a recorder on a CPU: a replay does the work."""
 
     def rehearse(self, work: Work) -> None:
         work()
@@ -74,16 +74,18 @@ class PlainRecorder:
 
 
 class Recorded:
-    """Work that is done as it is a few times, then recorded, and replayed from then on.
+    """Work that is rehearsed a few times, then recorded, and replayed from then on.
 
-    A record reads and writes fixed addresses. Where one of the tensors that `tensors` names has
-    moved, as a restored optimizer's do, the work is rehearsed and recorded anew.
+    A record reads and writes fixed addresses. Where one of the tensors that `tensors` returns has
+    moved, as those of a restored optimizer do, the work is rehearsed and recorded again.
     """
 
     def __init__(
         self, recorder: Recorder, work: Work, tensors: Callable[[], Iterable[Tensor]]
     ) -> None:
-        self._recorder, self._work, self._tensors = recorder, work, tensors
+        self._recorder = recorder
+        self._work = work
+        self._tensors = tensors
         self._addresses: list[int] = []
         self._num_rehearsals = 0
         self._replay: Work | None = None
@@ -92,7 +94,9 @@ class Recorded:
         """Do the work."""
         addresses = [tensor.data_ptr() for tensor in self._tensors()]
         if addresses != self._addresses:
-            self._addresses, self._num_rehearsals, self._replay = addresses, 0, None
+            self._addresses = addresses
+            self._num_rehearsals = 0
+            self._replay = None
         if self._replay is None and self._num_rehearsals < NUM_REHEARSALS:
             self._num_rehearsals += 1
             self._recorder.rehearse(self._work)
@@ -104,31 +108,31 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class StaticBatch(Batch):
-    """A batch whose tensors keep their place and are filled anew for every step."""
+    """A batch whose tensors keep their place in memory and are refilled for every step."""
 
 
 class RecordedBatches:
-    """Batches in tensors that keep their place; a short one, at the end of an epoch, has tensors of
-    its own."""
+    """Batches in tensors that keep their place; a short batch at the end of an epoch is a plain
+    one."""
 
     def __init__(self, config: RunConfig, size: int, rank: int) -> None:
         self._source = BatchSource(load(config.dataset), config, size, rank)
-        self._own, dataset = part(config.global_batch_size, size, rank), self._source.dataset
-        self._indices = torch.arange(self._own.start, self._own.stop, device=config.device)
+        self._local_part = part(config.global_batch_size, size, rank)
+        start, stop, _ = self._local_part.indices(config.global_batch_size)
+        self._indices = torch.arange(start, stop, device=config.device)
         self._batch = StaticBatch(
             self._images(),
-            dataset.train_labels.index_select(0, self._indices),
+            self._source.dataset.train_labels.index_select(0, self._indices),
             config.global_batch_size,
         )
         self._fill = Recorded(recorder(config), self._load, lambda: ())
 
     def batch(self, step: int) -> Batch:
-        """Return this rank's part of the global batch of a step; it stays as it is until the next
-        one is asked for."""
+        """Return this rank's part of the global batch of a step; the next call overwrites it."""
         indices = self._source.order.indices(step)
         if len(indices) < self._batch.num_global_examples:
             return self._source.batch(step)
-        self._indices.copy_(indices[self._own])
+        self._indices.copy_(indices[self._local_part])
         self._fill()
         return self._batch
 
@@ -148,8 +152,8 @@ class RecordedBatches:
 class RecordedReplica(Replica):
     """A replica whose gradient of a static batch, and whose update, are recorded.
 
-    Inside a record forward and backward pass cannot be told apart: both are booked as backward. A
-    learning rate that changes lies on the device in float32, where the record reads it.
+    Forward and backward pass are one record, booked as backward. A learning rate that changes is a
+    float32 tensor on the device, where the record reads it.
     """
 
     def __init__(self, config: RunConfig, timeline: Timeline) -> None:
@@ -162,7 +166,7 @@ class RecordedReplica(Replica):
         self._take_step = Recorded(recorder(config), self._step_optimizer, self._tensors_of_update)
 
     def compute_gradient(self, batch: Batch) -> Tensor:
-        """Write this rank's addend of the mean gradient to the flat buffer; return the sum of its
+        """Write this rank's addend of the mean gradient to the flat buffer; return its sum of
         losses."""
         if not isinstance(batch, StaticBatch):
             return super().compute_gradient(batch)
@@ -178,8 +182,7 @@ class RecordedReplica(Replica):
         self._timeline.lap(UPDATE)
 
     def renew_optimizer(self) -> None:
-        """Forget momenta and other optimizer state, in place: zeros are what a fresh optimizer
-        starts from."""
+        """Set momenta and other optimizer state to zero in place, as in a fresh optimizer."""
         optimizer = getattr(self, "optimizer", None)
         if optimizer is None or optimizer.param_groups[0]["params"][0] is not self.weights:
             super().renew_optimizer()
@@ -192,7 +195,7 @@ class RecordedReplica(Replica):
         self._loss_sum.copy_(super().compute_gradient(self._batch))
 
     def _step_optimizer(self) -> None:
-        self.optimizer.step()  # whichever it is by then
+        self.optimizer.step()  # looked up at each call: a restored replica has a new optimizer
 
     def _tensors_of_gradient(self) -> Iterable[Tensor]:
         assert self._batch is not None
@@ -212,14 +215,10 @@ class RecordedReplica(Replica):
 
 
 def recorder(config: RunConfig) -> Recorder:
-    """Return what records on the device of a config."""
+    """Return the recorder for the device of a config."""
     return CudaRecorder() if config.device == "cuda" else PlainRecorder()
 
 
 def _state_tensors(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
-    return (
-        value
-        for values in optimizer.state.values()
-        for value in values.values()
-        if isinstance(value, Tensor)
-    )
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))

@@ -1,5 +1,5 @@
-"""What a rank keeps in memory: weights, gradients, the optimizer's state, and the activations of
-live micro-batches."""
+"""The bytes that a rank holds: weights, gradients, optimizer state, activations of live
+micro-batches."""
 
 from __future__ import annotations
 
@@ -13,47 +13,43 @@ from nnpar_lib.trainers.step.replica import Replica
 
 
 def measure(replica: Replica, compute_gradient: Callable[[], object]) -> dict[str, int]:
-    """Return the bytes of a rank's `parameters`, `gradients` and `optimizer`, and the peak of its
+    """Return the bytes of a rank's `parameters`, `gradients`, `optimizer` and, at their peak,
     `activations`.
 
-    Activations are what autograd keeps between forward and backward passes, each tensor once,
-    weights left out; they are followed through one computation of the gradient. Temporary buffers
-    and messages are not among them.
+    Activations are the tensors that autograd saves for the backward pass, weights excluded, each
+    counted once; they are followed through one call of `compute_gradient`. Temporary buffers and
+    messages are not counted.
     """
     meter = ActivationMeter(replica.weights)
-    with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda kept: kept.tensor):
+    with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda saved: saved.tensor):
         compute_gradient()
-    state = [
-        value
-        for values in replica.optimizer.state.values()
-        for value in values.values()
-        if isinstance(value, Tensor)
-    ]
+    optimizer_bytes = 0
+    for state in replica.optimizer.state.values():
+        optimizer_bytes += sum(value.nbytes for value in state.values() if torch.is_tensor(value))
     gradient = replica.weights.grad
     return {
         "parameters": replica.weights.nbytes,
         "gradients": 0 if gradient is None else gradient.nbytes,
-        "optimizer": sum(value.nbytes for value in state),
+        "optimizer": optimizer_bytes,
         "activations": meter.peak_bytes,
     }
 
 
 class ActivationMeter:
-    """Counts the bytes of what autograd keeps, and their peak; views of the same memory count
-    once."""
+    """Counts the bytes of the tensors that autograd saves, and their peak; views count once."""
 
     def __init__(self, weights: Tensor) -> None:
         self._weights = weights.untyped_storage().data_ptr()
         self._num_holders: Counter[tuple[int, int]] = Counter()
         self.bytes = self.peak_bytes = 0
 
-    def pack(self, tensor: Tensor) -> Kept:
-        """Take note of a tensor that autograd keeps; return what it keeps instead."""
+    def pack(self, tensor: Tensor) -> SavedTensor:
+        """Count a tensor that autograd saves; return what it saves instead."""
         is_weight = tensor.untyped_storage().data_ptr() == self._weights
-        return Kept(tensor, None if is_weight else self)
+        return SavedTensor(tensor, None if is_weight else self)
 
     def add(self, tensor: Tensor, num_holders: int) -> None:
-        """Take note that one more, or one less, holds this memory."""
+        """Count one holder more, or one less, of this memory."""
         key = tensor.data_ptr(), tensor.nbytes
         was_held = self._num_holders[key] > 0
         self._num_holders[key] += num_holders
@@ -61,11 +57,12 @@ class ActivationMeter:
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
 
-class Kept:
-    """A tensor that autograd keeps; what it holds is given back when autograd lets it go."""
+class SavedTensor:
+    """A tensor that autograd saves; it is no longer counted when autograd frees it."""
 
     def __init__(self, tensor: Tensor, meter: ActivationMeter | None) -> None:
-        self.tensor, self._meter = tensor, meter
+        self.tensor = tensor
+        self._meter = meter
         if meter is not None:
             meter.add(tensor, 1)
 

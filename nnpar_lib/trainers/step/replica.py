@@ -26,10 +26,10 @@ from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 class Replica:
     """The model on one rank, or its part of the model, with its optimizer.
 
-    `weights` is a flat tensor of the parameters that this rank updates, which are all of them
-    unless ranks share the work. The model's parameters are views of one flat tensor, so that an
-    exchange or an update is one operation instead of one a parameter. The optimizer is torch's own,
-    on that one flat parameter.
+    The model's parameters are views of one flat tensor, so that an exchange or an update is one
+    operation instead of one per parameter. `weights` is the slice of it that this rank updates,
+    which is all of it unless ranks divide the update. The optimizer is torch's, on that one flat
+    parameter.
     """
 
     def __init__(
@@ -39,48 +39,45 @@ class Replica:
         self._timeline = timeline
         self.model = networks.build(config) if model is None else model
         self.parameters = list(self.model.parameters())
-        flat = torch.cat(
-            [
-                parameter.detach().as_strided((parameter.numel(),), (1,))
-                for parameter in self.parameters
-            ]
-        )
+        flat = torch.cat([_in_memory_order(parameter) for parameter in self.parameters])
         self._initial = flat.clone()
         self._initial_buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.share_weights(flat, slice(None), gradient=torch.zeros_like(flat))
         self.use_gradient(torch.zeros_like(flat))
 
     def use_gradient(self, buffer: Tensor) -> None:
-        """Let this flat buffer hold the gradient, which an all-reduce may own."""
-        self.weights.grad = buffer[self._own]
+        """Let this flat buffer, such as that of an all-reduce, hold the gradient."""
+        self.weights.grad = buffer[self._local_part]
         self._gradient_views = _views(buffer, self.parameters)
 
-    def share_weights(self, flat: Tensor, own: slice, *, gradient: Tensor) -> None:
-        """Let this flat buffer hold the weights of all ranks of a node, of which this one updates
-        its own slice.
+    def share_weights(self, flat: Tensor, local_part: slice, *, gradient: Tensor) -> None:
+        """Let this flat buffer hold the weights of all ranks of a node; update the local part only.
 
-        `gradient` is where the optimizer finds the gradient of that slice. The slice gets its
+        `gradient` is where the optimizer finds the gradient of that part. The local part gets its
         initial weights at once; the rest is there after a barrier.
         """
         for parameter, view in zip(self.parameters, _views(flat, self.parameters), strict=True):
             parameter.data = view
-        self._flat, self._own = flat, own
-        self.weights = nn.Parameter(flat[own])
+        self._flat = flat
+        self._local_part = local_part
+        self.weights = nn.Parameter(flat[local_part])
         self.weights.grad = gradient
         self.reset()
 
-    def own_weights(self) -> None:
+    def unshare_weights(self) -> None:
         """Move the weights, as they are, into memory that no other rank sees."""
         flat = self._flat.clone()
         for parameter, view in zip(self.parameters, _views(flat, self.parameters), strict=True):
             parameter.data = view
-        self._flat, self._own, self.weights = flat, slice(None), nn.Parameter(flat)
+        self._flat = flat
+        self._local_part = slice(None)
+        self.weights = nn.Parameter(flat)
         self.use_gradient(torch.zeros_like(flat))
 
     def reset(self) -> None:
         """Go back to the initial weights and a fresh optimizer."""
         with torch.no_grad():
-            self.weights.copy_(self._initial[self._own])
+            self.weights.copy_(self._initial[self._local_part])
             for buffer, initial in self._initial_buffers:
                 buffer.copy_(initial)
         self.renew_optimizer()
@@ -89,33 +86,33 @@ class Replica:
         """Forget momenta and other optimizer state."""
         self.optimizer = build_optimizer([self.weights], self._config)
 
-    def state(self, join: Callable[[Tensor], Tensor] = lambda own: own) -> State:
+    def state(self, join: Callable[[Tensor], Tensor] = lambda local: local) -> State:
         """Return the parameters and the optimizer's state for each of them.
 
-        `join` makes one flat tensor for all parameters out of the ranks' tensors for their own
-        slices.
+        `join` makes one flat tensor for all parameters out of the tensors that ranks hold for their
+        parts.
         """
-        own = read_state([self.weights], self.optimizer)
-        tensors = {name: self._split(join(value)) for name, (value,) in own.optimizer.items()}
+        flat = read_state([self.weights], self.optimizer)
+        tensors = {name: self._split(join(value)) for name, (value,) in flat.optimizer.items()}
         return State(
             [parameter.detach() for parameter in self.parameters],
             tensors,
-            own.numbers,
+            flat.numbers,
             running=running_statistics(self.model),
         )
 
     def restore(self, state: State) -> None:
-        """Go on from a state; the slice of a node's weights that this rank updates is there at
-        once."""
-        tensors = {name: [self._own_slice(values)] for name, values in state.optimizer.items()}
-        own = State([self._own_slice(state.parameters)], tensors, state.numbers)
-        write_state(own, [self.weights], self.optimizer)
+        """Go on from a state; where ranks share weights, the local part is there at once."""
+        tensors = {name: [self._joined_part(values)] for name, values in state.optimizer.items()}
+        flat = State([self._joined_part(state.parameters)], tensors, state.numbers)
+        write_state(flat, [self.weights], self.optimizer)
         write_running_statistics(state, self.model)
 
-    def _own_slice(self, values: Sequence[Tensor]) -> Tensor:
+    def _joined_part(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the local part of the flat tensor that values for all parameters make."""
         flat = torch.empty_like(self._flat)
         torch._foreach_copy_(self._split(flat), list(values))
-        return flat[self._own]
+        return flat[self._local_part]
 
     def _split(self, flat: Tensor) -> list[Tensor]:
         return _views(flat, self.parameters)
@@ -127,15 +124,14 @@ class Replica:
         however unevenly it is split. Return the sum of the losses of this rank's examples, a scalar
         tensor.
         """
-        first, *others = self._microbatches(batch)
+        first, *later = self._microbatches(batch)
         total = self._differentiate(first, torch._foreach_copy_)
-        for other in others:
-            total = total + self._differentiate(other, torch._foreach_add_)
+        for microbatch in later:
+            total = total + self._differentiate(microbatch, torch._foreach_add_)
         return total
 
     def _differentiate(self, batch: Batch, put: Callable[..., None]) -> Tensor:
-        """Put the gradient of a micro-batch into the buffer, or add it to what is there; return its
-        sum of losses."""
+        """Copy the gradient of a micro-batch to the buffer, or add it; return its sum of losses."""
         loss_sum = self.loss_sum(batch)
         scale = torch.full_like(loss_sum, 1 / batch.num_global_examples)
         put(self._gradient_views, torch.autograd.grad(loss_sum, self.parameters, scale))
@@ -143,8 +139,7 @@ class Replica:
         return loss_sum.detach()
 
     def _microbatches(self, batch: Batch) -> list[Batch]:
-        """Cut this rank's part of a batch as the config says: on all ranks into as many
-        micro-batches."""
+        """Cut this rank's part of a batch into micro-batches, the same number on all ranks."""
         size = self._config.microbatch_size
         if not size:
             return [batch]
@@ -152,12 +147,12 @@ class Replica:
         count = -(-most // size)
         slices = [part(len(batch.labels), count, index) for index in range(count)]
         return [
-            Batch(batch.images[one], batch.labels[one], batch.num_global_examples) for one in slices
+            Batch(batch.images[piece], batch.labels[piece], batch.num_global_examples)
+            for piece in slices
         ]
 
     def loss_sum(self, batch: Batch) -> Tensor:
-        """Return the sum of the cross-entropy losses of this rank's examples, a scalar tensor to
-        differentiate."""
+        """Return the differentiable sum of the cross-entropy losses of this rank's examples."""
         loss_sum = functional.cross_entropy(self.model(batch.images), batch.labels, reduction="sum")
         self._timeline.lap(FORWARD)
         return loss_sum
@@ -171,6 +166,11 @@ class Replica:
     def view_of_gradient(self, index: int) -> Tensor:
         """Return the part of the gradient buffer that belongs to this parameter, in its shape."""
         return self._gradient_views[index]
+
+
+def _in_memory_order(parameter: Tensor) -> Tensor:
+    """Return the elements of a dense tensor as a flat view, in their order in memory."""
+    return parameter.detach().as_strided((parameter.numel(),), (1,))
 
 
 def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:

@@ -1,10 +1,10 @@
-"""Gradient averaging inside a node without messages: gradients and weights lie in memory that its
-ranks share.
+"""Gradient averaging inside a node without messages: its ranks share the memory of gradients and
+weights.
 
-Each rank sums its slice of all gradients, takes the optimizer's step on its slice of the weights,
-and all ranks read the same weights. No sum is written back, and the update and its state are
-divided among the ranks, as in stage 1 of ZeRO (Rajbhandari et al. 2020). The numbers are those of
-an all-reduce and an update of everything everywhere.
+Each rank sums its slice of all gradients and takes the optimizer's step on its slice of the
+weights; all ranks read the same weights. No sum is written back, and the ranks divide the update
+and the optimizer's state, as in stage 1 of ZeRO (Rajbhandari et al. 2020). The numbers are those of
+an all-reduce followed by a whole update on every rank.
 """
 
 from __future__ import annotations
@@ -20,25 +20,27 @@ from nnpar_lib.trainers.timeline import COMMUNICATE, OTHER, WAIT, Timeline
 
 
 class SharedUpdate:
-    """The exchange and the update of a step, through the memory of a node, with MPI between the
-    leaders of nodes."""
+    """The exchange and the update of a step: shared memory in a node, MPI between node leaders."""
 
     measures_wait = True
 
     def __init__(self, communicator: Communicator, replica: Replica, timeline: Timeline) -> None:
         """Move the replica's weights and gradient into shared memory (collective)."""
-        node, weights = communicator.node, replica.weights.detach()
+        node = communicator.node
+        weights = replica.weights.detach()
         self._node = node
-        self._replica, self._timeline = replica, timeline
-        self._is_one_node, self._leaders = communicator.size == node.size, communicator.node_leaders
+        self._replica = replica
+        self._timeline = timeline
+        self._is_one_node = communicator.size == node.size
+        self._leaders = communicator.node_leaders
         self._gradients = node.allocate_shared(weights.numel(), weights.dtype)
         self._weights = node.allocate_shared(
             weights.numel() if node.rank == 0 else 0, weights.dtype
         )
-        own = part(weights.numel(), node.size, node.rank)
-        self._slices = [buffer[own] for buffer in self._gradients.buffers]
+        local_part = part(weights.numel(), node.size, node.rank)
+        self._slices = [buffer[local_part] for buffer in self._gradients.buffers]
         replica.use_gradient(self._gradients.buffers[node.rank])
-        replica.share_weights(self._weights.buffers[0], own, gradient=self._slices[0])
+        replica.share_weights(self._weights.buffers[0], local_part, gradient=self._slices[0])
         self._weights.barrier()
 
     def __call__(self, step: int) -> None:
@@ -46,11 +48,9 @@ class SharedUpdate:
         self._timeline.lap(OTHER)
         self._gradients.barrier()
         self._timeline.lap(WAIT)
-        total, *others = self._slices
-        for (
-            other
-        ) in others:  # in the order of ranks, so that the result does not depend on who sums
-            total += other
+        total, *addends = self._slices
+        for addend in addends:  # in the order of ranks, so that every rank's slice sums alike
+            total += addend
         if not self._is_one_node:
             self._sum_nodes()
         self._timeline.lap(COMMUNICATE)
@@ -58,20 +58,20 @@ class SharedUpdate:
         self._weights.barrier()
         self._timeline.lap(COMMUNICATE)
 
-    def join(self, own: Tensor) -> Tensor:
+    def join(self, local_slice: Tensor) -> Tensor:
         """Return the slices of a node's ranks as one flat tensor (collective)."""
-        return torch.cat(self._node.allgather_objects(own))
+        return torch.cat(self._node.allgather_objects(local_slice))
 
     def restore(self, state: State) -> None:
         """Go on from a state (collective)."""
-        self._weights.barrier()  # no rank may still be reading what another one overwrites
+        self._weights.barrier()  # no rank may still read what another overwrites
         self._replica.restore(state)
         self._weights.barrier()
 
     def free(self) -> None:
-        """Give the memory back, after the replica has got its weights in memory of its own
+        """Give the memory back, after the replica has moved its weights to private memory
         (collective)."""
-        self._replica.own_weights()
+        self._replica.unshare_weights()
         self._slices.clear()
         self._gradients.free()
         self._weights.free()

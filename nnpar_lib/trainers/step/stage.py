@@ -1,5 +1,5 @@
-"""A stage of a pipeline: consecutive blocks of the model, whose live micro-batches each have
-buffers of their own."""
+"""A stage of a pipeline: consecutive blocks of the model, with buffers for each live
+micro-batch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ OnGradient = Callable[[int], None]
 class Stage:
     """Consecutive blocks that compute one micro-batch after the other, forward and backward.
 
-    The blocks come in segments; the backward pass goes segment by segment, so that the gradient of
-    the later ones can travel while that of the earlier ones is still computed. What a forward pass
-    keeps belongs to its micro-batch and is let go by its backward pass.
+    The blocks form segments. The backward pass goes segment by segment, so that the gradients of
+    later segments can be exchanged while those of earlier ones are computed. What a forward pass
+    saves belongs to its micro-batch; its backward pass frees it.
     """
 
     def __init__(
@@ -35,43 +35,41 @@ class Stage:
         self._live: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def forward(self, microbatch: int, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Return what the stage makes of its input: activations, or the sum of losses where labels
-        are given."""
-        kept = []
+        """Return the stage's activations, or the sum of losses where labels are given."""
+        saved = []
         for index, segment in enumerate(self.segments):
             is_first_input = index == 0 and not images.requires_grad
             inputs = images if is_first_input else images.detach().requires_grad_()
             images = segment(inputs)
             if labels is not None and index == len(self.segments) - 1:
                 images = functional.cross_entropy(images, labels, reduction="sum")
-            kept.append((inputs, images))
-        self._live[microbatch] = kept
+            saved.append((inputs, images))
+        self._live[microbatch] = saved
         return images.detach()
 
     def backward(
         self, microbatch: int, gradient: Tensor, on_gradient: OnGradient | None = None
     ) -> Tensor | None:
-        """Add to the gradients of the parameters; return that of the input, None where the input
-        needs none.
+        """Add to the gradients of the parameters; return that of the input, if it needs one.
 
-        `on_gradient` hears of each segment whose parameters have got what this micro-batch adds to
-        them.
+        `on_gradient` is called with the index of each segment whose gradients are complete for this
+        micro-batch.
         """
-        kept = self._live.pop(microbatch)
+        saved = self._live.pop(microbatch)
         for index in reversed(range(len(self.segments))):
-            inputs, output = kept.pop()
+            inputs, output = saved.pop()
             parameters = self._parameters[index]
-            wanted = [*parameters, inputs] if inputs.requires_grad else parameters
-            found = torch.autograd.grad(output, wanted, gradient)
-            torch._foreach_add_(self._gradients[index], found[: len(parameters)])
+            leaves = [*parameters, inputs] if inputs.requires_grad else parameters
+            gradients = torch.autograd.grad(output, leaves, gradient)
+            torch._foreach_add_(self._gradients[index], gradients[: len(parameters)])
             if on_gradient is not None:
                 on_gradient(index)
-            gradient = found[-1]
+            gradient = gradients[-1]
         return gradient if inputs.requires_grad else None
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Return what the stage makes of its input, and keep nothing."""
+        """Return the stage's output for an input; nothing is saved."""
         with networks.evaluating(*self.segments):
             for segment in self.segments:
                 images = segment(images)

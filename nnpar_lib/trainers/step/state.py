@@ -1,5 +1,4 @@
-"""What the next steps of a rank depend on, apart from the data: what a checkpoint keeps and brings
-back."""
+"""What the next steps of a rank depend on, apart from the data: the content of a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,13 +11,12 @@ from torch import Tensor, nn
 
 @dataclass
 class State:
-    """Parameters in a rank's own order, and the optimizer's tensors for each of them by their names
-    in torch.
+    """A rank's parameters in its order, and for each the optimizer's tensors by their torch names.
 
-    `numbers` are the optimizer's numbers, such as the steps that Adam has taken; `counters` are a
-    strategy's own. `running` has the running statistics of normalisations in the place of their
-    weights and biases, and nothing in that of other parameters: ranks that share parameters share
-    the statistics in the same way.
+    `numbers` are the optimizer's numbers, such as Adam's count of steps; `counters` are those of a
+    strategy. `running` holds the running statistics of normalisations at the positions of their
+    weights and biases, and empty tensors at those of other parameters, so that ranks share
+    statistics in the same way as parameters.
     """
 
     parameters: list[Tensor]
@@ -29,34 +27,40 @@ class State:
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
-    """Return the running mean beside each weight, the running variance beside each bias, else an
-    empty tensor."""
-    statistics = {"weight": "running_mean", "bias": "running_var"}
-    found = [
-        (
-            getattr(module, statistics[name])
-            if isinstance(module, nn.BatchNorm2d)
-            else parameter.detach()[:0]
-        )
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-    ]
-    return found if any(map(torch.numel, found)) else []
+    """Return a tensor for each parameter, or an empty list where no module has running statistics.
+
+    It is the running mean for the weight of a normalisation, the running variance for its bias, and
+    an empty tensor for any other parameter.
+    """
+    names = {"weight": "running_mean", "bias": "running_var"}
+    statistics = []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, nn.BatchNorm2d):
+                statistics.append(getattr(module, names[name]))
+            else:
+                statistics.append(parameter.detach()[:0])
+    return statistics if any(map(torch.numel, statistics)) else []
 
 
 def write_running_statistics(state: State, model: nn.Module) -> None:
-    """Fill the running statistics of a model from a state that has some."""
-    for mine, value in zip(running_statistics(model), state.running, strict=True):
-        mine.copy_(value)
+    """Fill the running statistics of a model from a state."""
+    for statistic, value in zip(running_statistics(model), state.running, strict=True):
+        statistic.copy_(value)
 
 
 def read_state(parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> State:
-    """Return the parameters, and what their optimizer holds for them: nothing before its first
-    step."""
-    found = [optimizer.state.get(parameter, {}) for parameter in parameters]
-    names = [name for name, value in found[0].items() if value is not None]
-    tensors = {name: [one[name] for one in found] for name in names if found[0][name].dim()}
-    numbers = {name: float(found[0][name]) for name in names if not found[0][name].dim()}
+    """Return the parameters and their optimizer's state, which is empty before its first step."""
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    tensors = {}
+    numbers = {}
+    for name, value in states[0].items():
+        if value is None:
+            continue
+        if value.dim():
+            tensors[name] = [state[name] for state in states]
+        else:
+            numbers[name] = float(value)
     return State([parameter.detach() for parameter in parameters], tensors, numbers)
 
 
@@ -64,17 +68,15 @@ def read_state(parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer) -
 def write_state(
     state: State, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Fill the parameters and their optimizer."""
+    """Fill the parameters and their optimizer's state."""
     for parameter, value in zip(parameters, state.parameters, strict=True):
         parameter.copy_(value)
-    loaded = (
-        optimizer.state_dict()
-    )  # its groups hold this run's learning rate and momentum, which stay
-    loaded["state"] = {
-        index: {
-            **{name: torch.tensor(number) for name, number in state.numbers.items()},
-            **{name: values[index].clone() for name, values in state.optimizer.items()},
-        }
-        for index in range(len(parameters) if state.optimizer or state.numbers else 0)
-    }
+    loaded = optimizer.state_dict()  # its groups keep this run's learning rate and momentum
+    loaded["state"] = {}
+    if state.optimizer or state.numbers:
+        for index in range(len(parameters)):
+            loaded["state"][index] = {
+                **{name: torch.tensor(number) for name, number in state.numbers.items()},
+                **{name: values[index].clone() for name, values in state.optimizer.items()},
+            }
     optimizer.load_state_dict(loaded)

@@ -1,4 +1,4 @@
-"""How a training step is spread over ranks: one file a strategy, one line here."""
+"""How a training step is spread over ranks: a file for each strategy, and a line here."""
 
 from __future__ import annotations
 

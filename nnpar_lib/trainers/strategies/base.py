@@ -1,4 +1,4 @@
-"""What the training loop asks of a strategy."""
+"""What the training loop needs of a strategy."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from nnpar_lib.trainers.step.state import (
 
 
 class Strategy(Protocol):
-    """How a training step is spread over ranks. Each rank holds one, and all of them take the same
+    """How a training step is spread over ranks: each rank holds a strategy, and all take the same
     steps.
 
-    Ranks of the same `data_rank` work on the same examples; `data_size` such parts make up a batch,
-    or the test set.
+    A batch, or the test set, is divided into `data_size` parts; this rank works on part
+    `data_rank`, which several ranks may share.
     """
 
     batches: Batches
@@ -36,59 +36,59 @@ class Strategy(Protocol):
     data_rank: int
 
     def step(self, batch: Batch, step: int) -> Tensor:
-        """Train on this rank's part of global batch number `step`; return the sum of its losses, a
-        scalar tensor."""
+        """Train on this rank's part of global batch number `step`; return its sum of losses, a
+        scalar."""
 
     def synchronise(self) -> None:
-        """Give all ranks the same weights, where they have drifted apart (collective)."""
+        """Make the weights equal on all ranks (collective)."""
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return the logits [n, 10] of images on one rank of those that share them, none [0, 10] on
-        the others."""
+        """Return the logits of images: [n, 10] on one of the ranks that share them, [0, 10] on the
+        rest."""
 
     def whole_parameters(self) -> Iterable[Tensor]:
-        """Yield the parameters of the whole model in its order, one at a time, on all ranks
-        (collective)."""
+        """Yield the parameters of the whole model in its order, on all ranks (collective)."""
 
     def whole_values(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield what the ranks' values for their own parameters make for those of the whole model
-        (collective)."""
+        """Yield values for the whole model's parameters, joined from all ranks (collective).
 
-    def own_values(self, whole: Sequence[Tensor]) -> list[Tensor]:
-        """Return what of the values for the whole model's parameters is for this rank's own
-        (collective)."""
+        `values` are this rank's, one for each of its parameters.
+        """
+
+    def local_values(self, whole: Sequence[Tensor]) -> list[Tensor]:
+        """Return this rank's part of values for the whole model's parameters (collective)."""
 
     def state(self) -> State:
-        """Return what this rank's next steps depend on: its parameters, their optimizer, counters
+        """Return what this rank's next steps depend on: parameters, optimizer, counters
         (collective)."""
 
     def restore(self, state: State) -> None:
         """Go on from a state (collective)."""
 
     def memory_bytes(self, batch: Batch) -> dict[str, int]:
-        """Return what `memory.measure` finds on this rank; nothing where torch holds the memory
-        (collective)."""
+        """Return the bytes that `memory.measure` counts on this rank, {} where torch holds the
+        memory (collective)."""
 
     def reset(self) -> None:
-        """Go back to the initial weights and optimizer, as if no step had been taken
-        (collective)."""
+        """Go back to the initial weights and optimizer (collective)."""
 
     def close(self) -> None:
-        """Give shared resources back (collective)."""
+        """Free shared resources (collective)."""
 
 
 class WholeModel:
-    """What the strategies have in common that keep a copy of the whole model on every rank."""
+    """The common part of strategies that keep a copy of the whole model on every rank."""
 
     model: nn.Module
     _replica: Replica | None = None
     _optimizer: torch.optim.Optimizer
 
     def __init__(self, communicator: Communicator) -> None:
-        self.data_size, self.data_rank = communicator.size, communicator.rank
+        self.data_size = communicator.size
+        self.data_rank = communicator.rank
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return the logits [n, 10]; each rank has examples of its own."""
+        """Return the logits [n, 10]; no two ranks share examples."""
         with networks.evaluating(self.model):
             logits: Tensor = self.model(images)
         return logits
@@ -98,10 +98,10 @@ class WholeModel:
         return self.model.parameters()
 
     def whole_values(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the values: they are for the whole model."""
+        """Yield the values, which are those of the whole model."""
         return iter(values)
 
-    def own_values(self, whole: Sequence[Tensor]) -> list[Tensor]:
+    def local_values(self, whole: Sequence[Tensor]) -> list[Tensor]:
         """Return all values."""
         return list(whole)
 
@@ -122,10 +122,9 @@ class WholeModel:
             write_running_statistics(state, self.model)
 
     def memory_bytes(self, batch: Batch) -> dict[str, int]:
-        """Return what this rank holds in memory; nothing where torch holds it."""
+        """Return the bytes that this rank holds, {} where torch holds them."""
         replica = self._replica
         if replica is None:
             return {}
-        return measure(
-            replica, lambda: Replica.compute_gradient(replica, batch)
-        )  # as it is: a replay shows nothing
+        # not the method of a recorded replica: the replay of a record saves no tensors
+        return measure(replica, lambda: Replica.compute_gradient(replica, batch))

@@ -1,5 +1,5 @@
-"""Synchronous data parallelism: every rank takes the same step with the gradient of the whole
-global batch."""
+"""Synchronous data parallelism: every rank takes the same step with the gradient of the global
+batch."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ from nnpar_lib.trainers.timeline import BACKWARD, Timeline
 
 
 class GradientAveraging(WholeModel):
-    """Each rank computes the gradient of its part of the global batch; the parts are summed over
-    ranks.
+    """Each rank computes its addend of the global batch's gradient; ranks sum the addends.
 
-    The update is the one that a serial run takes with the whole batch, up to the rounding of the
-    order of summation, for any number of ranks and for uneven parts.
+    The update is that of a serial run with the whole batch, up to the rounding of the summation
+    order, for any number of ranks and for uneven parts.
     """
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
@@ -90,7 +89,8 @@ class _ReducedUpdate:
     """An all-reduce of the gradient, and the same update on every rank."""
 
     def __init__(self, replica: Replica, reducer: allreduce.Allreduce) -> None:
-        self._replica, self._reducer = replica, reducer
+        self._replica = replica
+        self._reducer = reducer
         self.measures_wait = reducer.measures_wait
         replica.use_gradient(reducer.buffer)
 
@@ -98,21 +98,21 @@ class _ReducedUpdate:
         self._reducer.reduce_()
         self._replica.update(step)
 
-    def join(self, own: Tensor) -> Tensor:
-        return own
+    def join(self, local: Tensor) -> Tensor:
+        return local
 
     def restore(self, state: State) -> None:
         self._replica.restore(state)
 
     def free(self) -> None:
-        self._replica.own_weights()
+        self._replica.unshare_weights()
         self._reducer.free()
 
 
 class _OverlappedBackward:
-    """A backward pass that hands each gradient to the all-reduce as soon as it is there.
+    """A backward pass that hands each gradient to the all-reduce as soon as it is computed.
 
-    Gradients appear from the last layer to the first, and so the flat buffer fills from its end.
+    Gradients appear from the last layer to the first, so the flat buffer fills from its end.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class _OverlappedBackward:
     def _take(self, index: int, parameter: nn.Parameter) -> None:
         assert parameter.grad is not None
         self._replica.view_of_gradient(index).copy_(parameter.grad)
-        # so that the next backward pass hands its tensor over instead of adding to this one
+        # the next backward pass then sets its tensor here instead of adding to this one
         parameter.grad = None
         self._missing.discard(index)
         self._buckets.fill_from(self._ends[max(self._missing)] if self._missing else 0)

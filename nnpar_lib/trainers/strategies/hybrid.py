@@ -1,5 +1,4 @@
-"""Data and model parallelism together: a grid of pipelines, each of which trains on its part of the
-batch."""
+"""Data and model parallelism together: several pipelines, each on its part of the batch."""
 
 from __future__ import annotations
 
@@ -15,11 +14,10 @@ from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, Timeline
 
 
 class Hybrid(Pipeline):
-    """Neighbouring ranks form a pipeline; the ranks that hold the same stages in all pipelines sum
-    their gradients.
+    """Neighbouring ranks form a pipeline; ranks that hold the same stages sum their gradients.
 
-    In the backward pass of the last micro-batch, a block's gradient sets out as soon as it is
-    complete, while the earlier blocks and the earlier stages still compute.
+    In the backward pass of the last micro-batch, the exchange of a block's gradient starts as soon
+    as it is complete, while earlier blocks and earlier stages still compute.
     """
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
@@ -35,7 +33,7 @@ class Hybrid(Pipeline):
         batch_norm.average_running_(self._replica.model, self._copies)
 
     def _compute_gradient(self, batch: Batch) -> None:
-        self._num_backwards = dict.fromkeys(self._own, 0)
+        self._num_backwards = dict.fromkeys(self._local_stages, 0)
         super()._compute_gradient(batch)
         for reduction in self._reductions:
             reduction.wait()
@@ -47,11 +45,10 @@ class Hybrid(Pipeline):
 
     def _use_gradient(self, buffer: Tensor) -> None:
         super()._use_gradient(buffer)
-        sizes = {
-            (stage, index): sum(parameter.numel() for parameter in segment.parameters())
-            for stage, one in self._stages.items()
-            for index, segment in enumerate(one.segments)
-        }
+        sizes = {}
+        for number, stage in self._stages.items():
+            for index, segment in enumerate(stage.segments):
+                sizes[number, index] = networks.num_parameters(segment)
         self._slices = dict(zip(sizes, buffer.split(list(sizes.values())), strict=True))
 
     def _pass_back(self, stage: int, microbatch: int, gradient: Tensor) -> Tensor | None:
@@ -63,7 +60,7 @@ class Hybrid(Pipeline):
         )
 
     def _reduce(self, stage: int, index: int) -> None:
-        """Begin to sum a block's gradient over the pipelines, and drive the earlier sums on."""
+        """Start to sum a block's gradient over the pipelines; progress the earlier sums."""
         self._timeline.lap(BACKWARD, stage)
         for reduction in self._reductions:
             reduction.test()

@@ -1,5 +1,4 @@
-"""Model parallelism between layers: each rank holds stages of the model, and micro-batches flow
-through them."""
+"""Pipeline parallelism: each rank holds stages of the model; micro-batches pass through them."""
 
 from __future__ import annotations
 
@@ -26,26 +25,27 @@ from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, OTHER, RECEIVE, SEND,
 class Pipeline:
     """Execute the instructions of a schedule on this rank's stages.
 
-    Messages are non-blocking and have buffers of their own, which live as long as their
-    micro-batch; sends are waited for at the end of a step. The gradients of the micro-batches add
-    up to that of the batch.
+    Each message is non-blocking and has a buffer, which lives as long as its micro-batch; sends are
+    completed at the end of a step. The gradients of the micro-batches add up to that of the batch.
     """
 
     measures_wait: bool = True
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
         size = config.num_stage_ranks
-        self.data_size, self.data_rank = communicator.size // size, communicator.rank // size
-        self._config, self._timeline, self._world = config, timeline, communicator
+        self.data_size = communicator.size // size
+        self.data_rank = communicator.rank // size
+        self._config = config
+        self._timeline = timeline
         self._group = communicator.split([rank // size for rank in range(communicator.size)])
         self._pipeline = config.pipeline
-        self._own = self._pipeline.stages_of(self._group.rank)
+        self._local_stages = self._pipeline.stages_of(self._group.rank)
         self._bounds = stage_bounds(config, self._group)
         shapes = networks.boundary_shapes(config)
         self._input_shapes = [shapes[bounds.start] for bounds in self._bounds]
         self._output_shapes = [shapes[bounds.stop] for bounds in self._bounds]
         self._build_stages()
-        self._has_last = self._pipeline.num_stages - 1 in self._own
+        self._has_last = self._pipeline.num_stages - 1 in self._local_stages
         self._instructions = list(
             schedules.instructions(config.schedule, self._pipeline, self._group.rank)
         )
@@ -54,7 +54,7 @@ class Pipeline:
             config,
             self.data_size,
             self.data_rank,
-            with_images=0 in self._own,
+            with_images=0 in self._local_stages,
             is_counted=self._has_last,
         )
         self._actions = {
@@ -67,7 +67,7 @@ class Pipeline:
         }
 
     def step(self, batch: Batch, step: int) -> Tensor:
-        """Train on a global batch; the loss is on the rank of the last stage, zero elsewhere."""
+        """Train on a global batch; return its loss on the rank of the last stage, else zero."""
         self._compute_gradient(batch)
         self._replica.update(step)
         return self._loss_sum
@@ -76,10 +76,10 @@ class Pipeline:
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Return the logits on the rank of the last stage; all ranks of a pipeline have to call
-        this (collective)."""
-        num_examples, output = len(images), images
-        for stage in self._own:
+        """Return the logits on the rank of the last stage (collective over a pipeline)."""
+        num_examples = len(images)
+        output = images
+        for stage in self._local_stages:
             if stage > 0 and self._group.size > 1:
                 output = self._empty(num_examples, self._input_shapes[stage])
                 self._group.start_receive_(output, self._pipeline.rank_of(stage - 1), stage).wait()
@@ -89,40 +89,36 @@ class Pipeline:
         return output if self._has_last else output.new_empty(0, networks.NUM_CLASSES)
 
     def whole_parameters(self) -> Iterator[Tensor]:
-        """Yield the parameters of all stages in turn, each from the rank that holds it
-        (collective)."""
+        """Yield the parameters of all stages, each from the rank that holds it (collective)."""
         return self.whole_values([parameter.detach() for parameter in self._replica.parameters])
 
     def whole_values(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the values of all stages in turn, each from the rank that holds it (collective)."""
-        mine = (value.contiguous() for value in values)
-        own = {
-            stage: [next(mine) for _ in module.parameters()]
-            for stage, module in self._modules.items()
-        }
+        """Yield the values of all stages, each from the rank that holds it (collective)."""
+        remaining = (value.contiguous() for value in values)
+        local: dict[int, list[Tensor]] = {}
+        for stage, module in self._modules.items():
+            local[stage] = [next(remaining) for _ in module.parameters()]
         for stage in range(self._pipeline.num_stages):
-            source, shapes = (
-                self._pipeline.rank_of(stage),
-                [value.shape for value in own.get(stage, [])],
-            )
+            source = self._pipeline.rank_of(stage)
+            shapes = [value.shape for value in local.get(stage, [])]
             for index, shape in enumerate(self._group.allgather_objects(shapes)[source]):
-                value = own[stage][index] if stage in own else self._gradient.new_empty(shape)
+                value = local[stage][index] if stage in local else self._gradient.new_empty(shape)
                 self._group.broadcast_(value, source)
                 yield value
 
-    def own_values(self, whole: Sequence[Tensor]) -> list[Tensor]:
+    def local_values(self, whole: Sequence[Tensor]) -> list[Tensor]:
         """Return the values of this rank's stages (collective)."""
+        local_counts = {
+            stage: len(list(module.parameters())) for stage, module in self._modules.items()
+        }
         counts: dict[int, int] = {}
-        for found in self._group.allgather_objects(
-            {stage: len(list(module.parameters())) for stage, module in self._modules.items()}
-        ):
-            counts |= found
+        for rank_counts in self._group.allgather_objects(local_counts):
+            counts |= rank_counts
         ends = list(accumulate(counts[stage] for stage in range(self._pipeline.num_stages)))
-        return [
-            value
-            for stage in self._own
-            for value in whole[ends[stage] - counts[stage] : ends[stage]]
-        ]
+        values: list[Tensor] = []
+        for stage in self._local_stages:
+            values += whole[ends[stage] - counts[stage] : ends[stage]]
+        return values
 
     def state(self) -> State:
         """Return this rank's parameters and their optimizer's state."""
@@ -133,8 +129,8 @@ class Pipeline:
         self._replica.restore(state)
 
     def memory_bytes(self, batch: Batch) -> dict[str, int]:
-        """Return what this rank holds in memory, and its peak of activations when this schedule
-        runs (collective)."""
+        """Return the bytes that this rank holds, with this schedule's peak of activations
+        (collective)."""
         return measure(self._replica, lambda: self._compute_gradient(batch))
 
     def reset(self) -> None:
@@ -144,17 +140,19 @@ class Pipeline:
     def close(self) -> None: ...
 
     def _build_stages(self) -> None:
-        """Build the blocks of this rank's stages; the others are dropped as soon as they have been
-        drawn."""
-        wanted = {
-            block: stage
-            for stage in self._own
-            for block in range(*self._bounds[stage].indices(10**9))
-        }
-        self._modules = {stage: networks.network(self._config) for stage in self._own}
+        """Build the blocks of this rank's stages.
+
+        All blocks are drawn, so that the random numbers are those of the whole model; the rest are
+        dropped at once.
+        """
+        stage_of = {}
+        for stage in self._local_stages:
+            bounds = self._bounds[stage]
+            stage_of |= dict.fromkeys(range(bounds.start, bounds.stop), stage)
+        self._modules = {stage: networks.network(self._config) for stage in self._local_stages}
         for index, block in enumerate(networks.blocks(self._config)):
-            if index in wanted:
-                self._modules[wanted[index]].append(block)
+            if index in stage_of:
+                self._modules[stage_of[index]].append(block)
         self._replica = Replica(
             self._config, self._timeline, nn.Sequential(*self._modules.values())
         )
@@ -196,25 +194,26 @@ class Pipeline:
             send.wait()
         self._timeline.lap(SEND)
 
-    def _forward(self, one: Instruction) -> None:
-        stage, microbatch, own = one.stage, one.microbatch, self._parts[one.microbatch]
-        images = (
-            self._batch.images[own]
-            if stage == 0
-            else self._take(FORWARD, stage, microbatch).requires_grad_()
-        )
+    def _forward(self, instruction: Instruction) -> None:
+        stage = instruction.stage
+        microbatch = instruction.microbatch
+        examples = self._parts[microbatch]
+        if stage == 0:
+            images = self._batch.images[examples]
+        else:
+            images = self._take(FORWARD, stage, microbatch).requires_grad_()
         is_last = stage + 1 == self._pipeline.num_stages
-        output = self._stages[stage].forward(
-            microbatch, images, self._batch.labels[own] if is_last else None
-        )
+        labels = self._batch.labels[examples] if is_last else None
+        output = self._stages[stage].forward(microbatch, images, labels)
         if is_last:
             self._loss_sum += output
         else:
             self._results[FORWARD, stage + 1, microbatch] = output
         self._timeline.lap(FORWARD, stage, microbatch)
 
-    def _backward(self, one: Instruction) -> None:
-        stage, microbatch = one.stage, one.microbatch
+    def _backward(self, instruction: Instruction) -> None:
+        stage = instruction.stage
+        microbatch = instruction.microbatch
         if stage + 1 == self._pipeline.num_stages:
             gradient = torch.full(
                 (),
@@ -224,16 +223,16 @@ class Pipeline:
             )
         else:
             gradient = self._take(BACKWARD, stage, microbatch)
-        found = self._pass_back(stage, microbatch, gradient)
-        if found is not None:
-            self._results[BACKWARD, stage - 1, microbatch] = found
+        input_gradient = self._pass_back(stage, microbatch, gradient)
+        if input_gradient is not None:
+            self._results[BACKWARD, stage - 1, microbatch] = input_gradient
         self._timeline.lap(BACKWARD, stage, microbatch)
 
     def _pass_back(self, stage: int, microbatch: int, gradient: Tensor) -> Tensor | None:
         return self._stages[stage].backward(microbatch, gradient)
 
     def _take(self, direction: str, stage: int, microbatch: int) -> Tensor:
-        """Return the activation or gradient that a computation needs, once it is there."""
+        """Wait for the activation or gradient that a computation needs, and return it."""
         key = direction, stage, microbatch
         if key in self._results:
             return self._results.pop(key)  # from another stage on this rank
@@ -242,36 +241,40 @@ class Pipeline:
         self._timeline.lap(WAIT, stage, microbatch)
         return buffer
 
-    def _receive(self, one: Instruction) -> None:
-        is_forward = one.action == schedules.RECEIVE_ACTIVATION
-        own, shapes = (
-            self._parts[one.microbatch],
-            self._input_shapes if is_forward else self._output_shapes,
-        )
-        buffer = self._empty(own.stop - own.start, shapes[one.stage])
-        source = self._pipeline.rank_of(one.stage + (-1 if is_forward else 1))
-        direction = FORWARD if is_forward else BACKWARD
+    def _receive(self, instruction: Instruction) -> None:
+        stage = instruction.stage
+        microbatch = instruction.microbatch
+        if instruction.action == schedules.RECEIVE_ACTIVATION:
+            direction = FORWARD
+            source_stage = stage - 1
+            shape = self._input_shapes[stage]
+        else:
+            direction = BACKWARD
+            source_stage = stage + 1
+            shape = self._output_shapes[stage]
+        examples = self._parts[microbatch]
+        buffer = self._empty(examples.stop - examples.start, shape)
+        source = self._pipeline.rank_of(source_stage)
         request = self._group.start_receive_(
-            buffer, source, self._tag(direction, one.stage, one.microbatch)
+            buffer, source, self._tag(direction, stage, microbatch)
         )
-        self._arriving[direction, one.stage, one.microbatch] = request, buffer
-        self._timeline.lap(RECEIVE, one.stage, one.microbatch)
+        self._arriving[direction, stage, microbatch] = request, buffer
+        self._timeline.lap(RECEIVE, stage, microbatch)
 
-    def _send(self, one: Instruction) -> None:
-        is_forward = one.action == schedules.SEND_ACTIVATION
-        direction, target = (FORWARD, one.stage + 1) if is_forward else (BACKWARD, one.stage - 1)
-        message = self._results.pop((direction, target, one.microbatch)).contiguous()
-        self._sends.append(
-            self._group.start_send(
-                message,
-                self._pipeline.rank_of(target),
-                self._tag(direction, target, one.microbatch),
-            )
-        )
-        self._timeline.lap(SEND, one.stage, one.microbatch)
+    def _send(self, instruction: Instruction) -> None:
+        stage = instruction.stage
+        microbatch = instruction.microbatch
+        is_forward = instruction.action == schedules.SEND_ACTIVATION
+        direction = FORWARD if is_forward else BACKWARD
+        target_stage = stage + 1 if is_forward else stage - 1
+        message = self._results.pop((direction, target_stage, microbatch)).contiguous()
+        target = self._pipeline.rank_of(target_stage)
+        tag = self._tag(direction, target_stage, microbatch)
+        self._sends.append(self._group.start_send(message, target, tag))
+        self._timeline.lap(SEND, stage, microbatch)
 
     def _tag(self, direction: str, stage: int, microbatch: int) -> int:
-        """Return the number that tells this message from every other one of a step."""
+        """Return the tag of a message, which no other message of a step has."""
         return 2 * (stage * self._pipeline.num_microbatches + microbatch) + (direction == BACKWARD)
 
     def _empty(self, num_examples: int, shape: tuple[int, ...]) -> Tensor:

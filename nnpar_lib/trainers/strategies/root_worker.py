@@ -1,4 +1,4 @@
-"""The message passing that a first attempt writes; kept to measure what each of its habits
+"""A root averages the weights of workers, as a first attempt might; kept to measure what it
 costs."""
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, FORWARD, OTHER, U
 
 
 class RootWorker(WholeModel):
-    """Workers train for an epoch, send their pickled weights to a root, which averages them and
-    sends them back.
+    """Workers train for an epoch and send their pickled weights to a root, which returns the mean.
 
-    Without `shard_data` each worker goes through the whole training set in an order of its own, and
-    the root does not train; with it, the root trains too and each rank takes its part of every
-    global batch. Either way every rank starts a new optimizer after each exchange.
+    Without `shard_data` each worker goes through the whole training set in an order of its rank,
+    and the root does not train. With `shard_data` the root trains too, and each rank takes its part
+    of every global batch. Every rank starts a new optimizer after each exchange.
     """
 
     measures_wait: bool = False
@@ -38,9 +37,8 @@ class RootWorker(WholeModel):
 
     def step(self, batch: Batch, step: int) -> Tensor:
         self._num_steps += 1
-        loss_sum = (
-            self._train(batch, step) if self._trains and len(batch.labels) else torch.zeros(())
-        )
+        has_examples = self._trains and len(batch.labels)
+        loss_sum = self._train(batch, step) if has_examples else torch.zeros(())
         if (step + 1) % self._config.num_steps_per_epoch == 0:
             self.synchronise()
         return loss_sum
@@ -49,15 +47,10 @@ class RootWorker(WholeModel):
         if not self._num_steps:
             return
         self._timeline.lap(OTHER)
-        gathered = self._communicator.gather_objects(
-            self.model.state_dict() if self._trains else None
-        )
-        averaged = (
-            None
-            if gathered is None
-            else _average([state for state in gathered if state is not None])
-        )
-        self.model.load_state_dict(self._communicator.broadcast_object(averaged))
+        state = self.model.state_dict() if self._trains else None
+        states = self._communicator.gather_objects(state)
+        mean = None if states is None else _mean([state for state in states if state is not None])
+        self.model.load_state_dict(self._communicator.broadcast_object(mean))
         self._timeline.lap(COMMUNICATE)
         self._renew()
 
@@ -93,7 +86,7 @@ class RootWorker(WholeModel):
 
 
 class NoBatches:
-    """What the root gets that does not train."""
+    """The batches of a root that does not train."""
 
     def batch(self, step: int) -> Batch:
         """Return an empty batch."""
@@ -112,5 +105,5 @@ def _batches(config: RunConfig, communicator: Communicator) -> Batches:
     )
 
 
-def _average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _mean(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}

@@ -1,4 +1,4 @@
-"""One process; the threads of the linear algebra are the shared-memory baseline."""
+"""One process, whose threads of linear algebra are the shared-memory baseline."""
 
 from __future__ import annotations
 

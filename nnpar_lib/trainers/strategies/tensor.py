@@ -1,5 +1,4 @@
-"""Model parallelism inside layers: every rank works on every example, with its share of the
-features."""
+"""Tensor parallelism: every rank works on every example with its share of the features."""
 
 from __future__ import annotations
 
@@ -19,11 +18,11 @@ from nnpar_lib.trainers.timeline import Timeline
 
 
 class TensorParallel:
-    """Each rank holds and updates a share of each pair of layers; what is not split is computed
-    alike on all."""
+    """Each rank holds and updates a share of each pair of layers, and a copy of the rest."""
 
     measures_wait: bool = False
-    data_size, data_rank = 1, 0
+    data_size: int = 1
+    data_rank: int = 0
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeline: Timeline) -> None:
         self._communicator = communicator
@@ -34,32 +33,32 @@ class TensorParallel:
         )
 
     def step(self, batch: Batch, step: int) -> Tensor:
-        """Train on a global batch; all ranks know its loss, and the first one reports it."""
+        """Train on a global batch; all ranks compute its loss, the first one returns it."""
         loss_sum = self._replica.compute_gradient(batch)
         self._replica.update(step)
         return loss_sum if self._communicator.rank == 0 else torch.zeros_like(loss_sum)
 
     def synchronise(self) -> None:
-        """Make the copies of what is not split equal to the last bit."""
+        """Make the copies of what is not split equal in every bit (collective)."""
         sharding.align_whole_parameters(self._replica.model, self._communicator)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return the logits on the first rank; all have to call this (collective)."""
+        """Return the logits on the first rank (collective)."""
         with networks.evaluating(self._replica.model):
             logits: Tensor = self._replica.model(images)
         return logits if self._communicator.rank == 0 else logits.new_empty(0, networks.NUM_CLASSES)
 
     def whole_parameters(self) -> Iterator[Tensor]:
-        """Yield the parameters, put together from the ranks' shares (collective)."""
+        """Yield the parameters, joined from the ranks' shares (collective)."""
         return self.whole_values([parameter.detach() for parameter in self._replica.parameters])
 
     def whole_values(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the values, put together from the ranks' shares (collective)."""
+        """Yield the values, joined from the ranks' shares (collective)."""
         return sharding.whole_values(self._replica.model, values, self._communicator)
 
-    def own_values(self, whole: Sequence[Tensor]) -> list[Tensor]:
+    def local_values(self, whole: Sequence[Tensor]) -> list[Tensor]:
         """Return this rank's shares."""
-        return sharding.own_values(self._replica.model, whole, self._communicator)
+        return sharding.local_values(self._replica.model, whole, self._communicator)
 
     def state(self) -> State:
         """Return this rank's shares and their optimizer's state."""
@@ -70,7 +69,7 @@ class TensorParallel:
         self._replica.restore(state)
 
     def memory_bytes(self, batch: Batch) -> dict[str, int]:
-        """Return what this rank holds in memory (collective)."""
+        """Return the bytes that this rank holds (collective)."""
         return measure(self._replica, lambda: self._replica.compute_gradient(batch))
 
     def reset(self) -> None:

@@ -1,5 +1,4 @@
-"""torch's DistributedDataParallel on the same loop: what a user would pick instead, to be compared
-with."""
+"""torch's DistributedDataParallel in the same loop, as the alternative to compare with."""
 
 from __future__ import annotations
 
@@ -22,12 +21,11 @@ from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 
 
 class TorchDDP(WholeModel):
-    """DistributedDataParallel over gloo, or nccl on GPUs, in the form that its documentation
-    recommends.
+    """DistributedDataParallel over gloo, or nccl on GPUs, as its documentation recommends.
 
-    It averages over ranks, so the loss is scaled such that uneven parts of a batch weigh what they
-    should. Its communication hides inside the backward pass and counts as compute in the record.
-    Running statistics are the first rank's before every step, as DDP has them.
+    DDP takes the mean over ranks, so the loss is scaled to give uneven parts of a batch their
+    weight. Its communication is inside the backward pass and is booked as computation. Before every
+    step DDP gives all ranks the running statistics of the first.
     """
 
     measures_wait: bool = False
@@ -67,9 +65,8 @@ class TorchDDP(WholeModel):
         batch_norm.average_running_(self.model, self._communicator)
 
     def reset(self) -> None:
-        self.model.load_state_dict(
-            self._initial
-        )  # in place: the buckets that warm-up steps have shaped stay
+        # in place, so that DDP keeps the buckets that it has rebuilt in the warm-up steps
+        self.model.load_state_dict(self._initial)
         self._optimizer = build_optimizer(self.model.parameters(), self._config, fused=None)
 
     def close(self) -> None:

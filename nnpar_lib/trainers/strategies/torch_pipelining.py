@@ -1,5 +1,4 @@
-"""torch.distributed.pipelining with the same stages: what a user would pick instead, to be compared
-with."""
+"""torch.distributed.pipelining with the same stages, as the alternative to compare with."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from nnpar_lib.trainers.timeline import FORWARD, Timeline
 class TorchPipelining(Pipeline):
     """The stages of `Pipeline`, run by torch's schedules over gloo, or nccl on GPUs.
 
-    Forward, backward and messages cannot be told apart from outside and are booked as forward.
+    Its forward passes, backward passes and messages are not visible; all are booked as forward.
     """
 
     measures_wait: bool = False
@@ -33,12 +32,10 @@ class TorchPipelining(Pipeline):
 
     def _compute_gradient(self, batch: Batch) -> None:
         if self._schedule is None:
-            kept = [(buffer, buffer.clone()) for buffer in self._replica.model.buffers()]
+            saved = [(buffer, buffer.clone()) for buffer in self._replica.model.buffers()]
             self._build_schedule()
-            self._run_schedule(
-                batch
-            )  # the first pass learns the shapes, and running statistics would follow it
-            for buffer, value in kept:
+            self._run_schedule(batch)  # learns the shapes; its running statistics are undone
+            for buffer, value in saved:
                 buffer.copy_(value)
         self._run_schedule(batch)
 
@@ -47,28 +44,25 @@ class TorchPipelining(Pipeline):
             parameter.grad = view
         self._gradient.zero_()
         losses: list[Tensor] = []
-        arguments = (batch.images,) if 0 in self._own else ()
+        arguments = (batch.images,) if 0 in self._local_stages else ()
         targets = {"target": batch.labels, "losses": losses} if self._has_last else {}
         self._num_global_examples = batch.num_global_examples
         self._schedule.step(*arguments, **targets)
-        self._loss_sum = (
-            torch.stack([loss.detach() for loss in losses]).sum() * batch.num_global_examples
-            if losses
-            else torch.zeros((), device=self._config.device)
-        )
+        if losses:
+            mean_parts = torch.stack([loss.detach() for loss in losses])
+            self._loss_sum = mean_parts.sum() * batch.num_global_examples
+        else:
+            self._loss_sum = torch.zeros((), device=self._config.device)
         self._timeline.lap(FORWARD)
 
     def _build_schedule(self) -> None:
-        """Build torch's stages, which learn the shapes of micro-batches in their first step and
-        keep them."""
-        from torch.distributed import (
-            pipelining,  # takes a second, which no other strategy should pay for
-        )
+        """Build torch's stages; they learn the shapes of micro-batches in their first step."""
+        from torch.distributed import pipelining  # takes a second
 
+        num_stages = self._pipeline.num_stages
+        device = torch.device(self._config.device)
         stages = [
-            pipelining.PipelineStage(
-                module, stage, self._pipeline.num_stages, torch.device(self._config.device)
-            )
+            pipelining.PipelineStage(module, stage, num_stages, device)
             for stage, module in self._modules.items()
         ]
         kinds = {
@@ -76,10 +70,10 @@ class TorchPipelining(Pipeline):
             "1f1b": pipelining.Schedule1F1B,
             "interleaved": pipelining.ScheduleInterleaved1F1B,
         }
-        what: Any = stages if self._config.schedule == "interleaved" else stages[0]
+        local_stages: Any = stages if self._config.schedule == "interleaved" else stages[0]
         kind: Any = kinds[self._config.schedule]
         self._schedule = kind(
-            what, self._pipeline.num_microbatches, loss_fn=self._loss, scale_grads=False
+            local_stages, self._pipeline.num_microbatches, loss_fn=self._loss, scale_grads=False
         )
         self._parameter_views = [
             (parameter, self._replica.view_of_gradient(index))

@@ -1,4 +1,4 @@
-"""The loop that tutorials show, as the baseline that a first script would be."""
+"""The loop that tutorials show: the baseline of a first script."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 
 
 class Tutorial(WholeModel):
-    """One process, torch's DataLoader with ToTensor and Normalize, and the optimizer as it
-    comes."""
+    """One process, torch's DataLoader with ToTensor and Normalize, torch's default optimizer."""
 
     measures_wait: bool = True
 

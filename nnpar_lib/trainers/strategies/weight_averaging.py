@@ -1,5 +1,5 @@
-"""Local SGD: each rank trains its own copy on its own examples, and the copies' weights are
-averaged now and then."""
+"""Local SGD: each rank trains a copy on its part of the data; the copies are averaged
+periodically."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from nnpar_lib.trainers.timeline import Timeline
 
 
 class WeightAveraging(WholeModel):
-    """Average the weights every `average_every` steps, or every epoch, weighted by the examples
-    each rank has seen.
+    """Average the weights every `average_every` steps, or every epoch, weighted by examples seen.
 
-    Momenta stay with their rank. Ranks see the same global batches as with gradient averaging,
-    split the same way; with plain SGD and an average after each step the two are the same algorithm
+    Momenta stay with their rank. Ranks take the same parts of the same global batches as with
+    gradient averaging; with plain SGD and an average after each step the two are the same algorithm
     (McMahan et al. 2017, federated averaging).
     """
 
@@ -47,9 +46,8 @@ class WeightAveraging(WholeModel):
         self._forget_steps()
 
     def step(self, batch: Batch, step: int) -> Tensor:
-        local = Batch(
-            batch.images, batch.labels, max(1, len(batch.labels))
-        )  # the mean over this rank's own examples
+        # the gradient of the mean over this rank's examples
+        local = Batch(batch.images, batch.labels, max(1, len(batch.labels)))
         loss_sum = self._replica.compute_gradient(local)
         if len(batch.labels):
             self._replica.update(step)
