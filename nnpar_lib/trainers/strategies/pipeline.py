@@ -145,7 +145,7 @@ class Pipeline:
         All blocks are drawn, so that the random numbers are those of the whole model; the rest are
         dropped at once.
         """
-        stage_of = {}
+        stage_of: dict[int, int] = {}
         for stage in self._local_stages:
             bounds = self._bounds[stage]
             stage_of |= dict.fromkeys(range(bounds.start, bounds.stop), stage)
