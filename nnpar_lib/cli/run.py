@@ -1,5 +1,4 @@
-"""The same runs from a shell: alone it launches the ranks itself, under mpiexec or srun it is one
-of them."""
+"""Runs from a shell: a process alone launches the ranks, one under mpiexec or srun is a rank."""
 
 from __future__ import annotations
 
@@ -73,35 +72,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def launched_size() -> int | None:
-    """Return how many ranks mpiexec or srun launched, None for a process that was started alone."""
+    """Return the number of ranks that mpiexec or srun launched, None in a process alone."""
     if launched_rank() is None:
         return None
     return next((int(os.environ[name]) for name in SIZE_VARIABLES if name in os.environ), 1)
 
 
 def complain(message: str) -> None:
-    """Say in one line on standard error what is wrong, once and not from every rank."""
+    """Print one line about a mistake on standard error, on the first rank only."""
     if launched_rank() in (None, 0):
         print(f"nnpar: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
 
 
 def table(records: Sequence[Record]) -> str:
-    """Return a short table of runs for a terminal; a dash stands for what was not measured."""
-    frame = (
-        store.frame(records)[list(COLUMNS)]
-        .rename(columns=COLUMNS)
-        .astype(dict.fromkeys(FORMATS, float))
-    )
-    return str(
-        frame.to_string(
-            index=False, formatters={name: _formatter(form) for name, form in FORMATS.items()}
-        )
-    )
+    """Return a short table of runs for a terminal, with a dash for what was not measured."""
+    frame = store.frame(records)[list(COLUMNS)].rename(columns=COLUMNS)
+    frame = frame.astype(dict.fromkeys(FORMATS, float))
+    formatters = {name: _formatter(form) for name, form in FORMATS.items()}
+    return str(frame.to_string(index=False, formatters=formatters))
 
 
 class TerminalListener:
-    """Shows on standard error how far a measurement is; writes each record to the file as soon as
-    it is there."""
+    """Shows the progress on standard error, and writes each record to the file at once."""
 
     def __init__(self, out: Path | None) -> None:
         self.progress = ProgressDisplay()
@@ -121,7 +113,7 @@ class TerminalListener:
             self._write(self._out, record)
 
     def _write(self, out: Path, record: Record) -> None:
-        """Append a record, or else print it: a disk that is full must not cost a measurement."""
+        """Append a record, or print it where the file cannot be written, so that none is lost."""
         try:
             store.append(out, [record])
         except OSError as error:
@@ -138,13 +130,13 @@ class TerminalListener:
 
 
 def _is_done_already(config: RunConfig, arguments: argparse.Namespace) -> bool:
-    """Check what may still be wrong; return whether the runs are to be skipped. All ranks return or
-    raise the same.
+    """Check data and files; return whether the runs are to be skipped, the same on all ranks.
 
-    The first rank looks and tells the others: it alone is to download a data set, and if it gave up
-    in silence they would wait for it for ever.
+    The first rank checks and tells the others, because it alone may download a data set. An error
+    is sent, too: ranks that are not told would wait for ever.
     """
-    done, problem = False, ""
+    done = False
+    problem = ""
     if launched_rank() in (None, 0):
         try:
             done = _look_before_start(config, arguments)
@@ -174,9 +166,9 @@ def _look_before_start(config: RunConfig, arguments: argparse.Namespace) -> bool
 
 
 def _launch(num_ranks: int) -> int:
-    """Run this very command on several ranks; return the exit status of mpiexec.
+    """Run this command on several ranks; return the exit status of mpiexec.
 
-    It hangs on a lifeline: whatever ends this process, no rank stays behind.
+    The ranks are under a lifeline: whatever ends this process, no rank stays behind.
     """
     with tempfile.TemporaryDirectory(prefix="nnpar-", dir=memory_folder()) as folder:
         private = environment.private_files(folder) if environment.num_nodes() == 1 else {}
@@ -221,7 +213,7 @@ def _train_here(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _run_native(config: RunConfig, num_repeats: int, out: Path | None, size: int | None) -> int:
-    """Run the program in C++, which starts ranks of its own."""
+    """Run the C++ program, which starts ranks of its own."""
     if size is not None:
         raise ValueError(
             f"strategy {config.strategy!r} starts ranks of its own; leave mpiexec out and "

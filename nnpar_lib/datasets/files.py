@@ -1,5 +1,4 @@
-"""Where the files of mnist and fashion_mnist lie, and whether they are whole: asked before any
-engine starts."""
+"""The files of mnist and fashion_mnist: found, downloaded and verified before any engine starts."""
 
 from __future__ import annotations
 
@@ -20,20 +19,17 @@ FOLDER_VARIABLE = "NNPAR_DATA"
 SUBFOLDERS = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw"}
 CONNECT_TIMEOUT_SECONDS = 5.0
 NUM_CLASSES = 10
-IDX_UNSIGNED_BYTE = (
-    0x08  # third byte of an idx file: the type of its numbers; the fourth counts its dimensions
-)
+IDX_UNSIGNED_BYTE = 0x08  # the third byte of an idx file: the type of its numbers
 
 
 class DataError(ValueError):
-    """A data set is missing or damaged; the message is one line that names the file or folder and
-    the remedy."""
+    """A data set is missing or damaged; the message is one line that names the path and the
+    remedy."""
 
 
 @dataclass(frozen=True)
 class IdxFile:
-    """What a file has to look like: its name, its dimensions, the MD5 of its bytes ("" where it is
-    not known)."""
+    """The name, the dimensions and the MD5 of a file ("" where the MD5 is not known)."""
 
     name: str
     shape: tuple[int, ...]
@@ -64,8 +60,10 @@ FILES = {
 
 
 def data_folder() -> Path:
-    """Return the folder of the data sets: `NNPAR_DATA`, else `data` in the checkout, else `data`
-    where we are."""
+    """Return the folder of the data sets.
+
+    It is `NNPAR_DATA`, else `data` in the checkout, else `data` in the working directory.
+    """
     chosen = os.environ.get(FOLDER_VARIABLE, "")
     if chosen:
         return Path(chosen).expanduser()
@@ -74,10 +72,10 @@ def data_folder() -> Path:
 
 
 def ensure(dataset: str) -> None:
-    """Make sure that a data set is there and whole, downloading it where it is missing.
+    """Make sure that a data set is complete; download it where it is missing.
 
-    Raises DataError, of one line, where a file is damaged or where it is missing and cannot be
-    downloaded. The data set digits comes with scikit-learn and needs no file.
+    Raises DataError where a file is damaged, or is missing and cannot be downloaded. The data set
+    digits comes with scikit-learn and needs no file.
     """
     if dataset in FILES and _missing(dataset):
         _download(dataset)
@@ -85,8 +83,7 @@ def ensure(dataset: str) -> None:
 
 
 def check(dataset: str) -> None:
-    """Raise DataError unless every file of a data set is there and whole; never touches the
-    network."""
+    """Raise DataError unless every file of a data set is complete; the network is not used."""
     if dataset not in FILES:
         return
     if _missing(dataset):
@@ -116,11 +113,10 @@ def _missing_error(dataset: str, reason: str) -> DataError:
     )
 
 
-# what was found whole is not read again while its size and time stay; an error is not remembered
+# A file that was verified is not read again while its size and time stay; errors are not cached.
 @functools.cache
 def _verify(path: Path, file: IdxFile, size: int, mtime_ns: int) -> None:
-    """Raise DataError unless the file is the one that is meant: size, idx header, and checksum or
-    labels."""
+    """Raise DataError unless the size, the idx header, and the checksum or the labels are right."""
     header = struct.pack(
         f">4B{len(file.shape)}I", 0, 0, IDX_UNSIGNED_BYTE, len(file.shape), *file.shape
     )
@@ -135,8 +131,8 @@ def _verify(path: Path, file: IdxFile, size: int, mtime_ns: int) -> None:
     if size != expected:
         raise _damaged(path, f"has {size} bytes instead of {expected}")
     if content[: len(header)] != header:
-        found = struct.unpack_from(f">{len(file.shape)}I", content, 4)
-        raise _damaged(path, f"holds {_shape(found)} numbers instead of {_shape(file.shape)}")
+        shape = struct.unpack_from(f">{len(file.shape)}I", content, 4)
+        raise _damaged(path, f"holds {_shape(shape)} numbers instead of {_shape(file.shape)}")
     if file.md5 and hashlib.md5(content, usedforsecurity=False).hexdigest() != file.md5:
         raise _damaged(path, f"does not have the MD5 {file.md5}: some of its bytes have changed")
     if len(file.shape) == 1 and max(content[len(header) :]) >= NUM_CLASSES:
@@ -159,7 +155,7 @@ def _damaged(path: Path, problem: str) -> DataError:
 
 
 def _download(dataset: str) -> None:
-    """Let torchvision download a data set: it tries several mirrors and verifies checksums."""
+    """Let torchvision download a data set; it tries several mirrors and verifies checksums."""
     torchvision_operators.declare_missing()
     from torchvision import datasets
 
@@ -173,7 +169,7 @@ def _download(dataset: str) -> None:
 
 @contextlib.contextmanager
 def _connect_timeout(seconds: float) -> Iterator[None]:
-    """Bound how long a silent network may keep us: torchvision sets no limit of its own."""
+    """Limit the wait for a silent network; torchvision sets no limit of its own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -25,11 +25,9 @@ SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 @functools.cache  # the declarations live as long as this object does
 def declare_missing() -> Library | None:
-    """Declare the operators that torchvision needs at import and does not bring; call it before
-    importing torchvision.
+    """Declare the operators that torchvision needs at its import; call this before the import.
 
-    Returns None where the compiled operators load (a torch and a torchvision that belong together):
-    nothing is done.
+    Returns None, and declares nothing, where the compiled operators load.
     """
     import torch
 
@@ -44,14 +42,12 @@ def declare_missing() -> Library | None:
 
 
 def _load_compiled() -> None:
-    """Load torchvision's compiled operators as its own import would: declared first, they would
-    clash with ours."""
+    """Load torchvision's compiled operators, which must be loaded before ours are declared."""
     import torch
 
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for library in sorted(Path(folder).glob("_C*")):
-            with contextlib.suppress(
-                ImportError, OSError
-            ):  # built for another torch: the case that this file mends
+            # Operators that were built for another torch do not load; they are declared instead.
+            with contextlib.suppress(ImportError, OSError):
                 torch.ops.load_library(str(library))

@@ -1,1 +1,1 @@
-"""Applications on top: what is measured for the report, and in which order."""
+"""Applications: the measurements that are made for the report, and their order."""

@@ -10,8 +10,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One training run: what was asked (`config`), what came out, and where it was measured
-    (`provenance`).
+    """A training run: what was asked (`config`), the results, and their origin (`provenance`).
 
     Times are seconds of training, evaluation excluded. `train_seconds` is the maximum over ranks;
     `compute_seconds`, `communicate_seconds`, `wait_seconds` and `activity_seconds`, which splits
@@ -68,8 +67,10 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class AllreduceRecord:
-    """Seconds of one all-reduce of `num_elements` numbers: every repeat's, each the maximum over
-    ranks of a mean."""
+    """Seconds of an all-reduce of `num_elements` numbers, for each repeat.
+
+    The seconds of a repeat are a mean over many all-reduces, and the maximum over ranks.
+    """
 
     allreduce: str
     num_ranks: int
@@ -85,8 +86,10 @@ class AllreduceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class MessageRecord:
-    """Seconds of one message of `num_bytes` between two ranks: half a round trip, every repeat's
-    mean."""
+    """Seconds of a message of `num_bytes` between two ranks, for each repeat.
+
+    The seconds of a repeat are half of the mean round trip.
+    """
 
     num_bytes: int
     seconds: list[float]
@@ -105,8 +108,7 @@ BY_INPUT = "by input"
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileRecord:
-    """What each block of a model costs with `batch_size` examples a rank, while `num_ranks` ranks
-    compute at once.
+    """The cost of each block of a model for `batch_size` examples, on `num_ranks` ranks at once.
 
     Seconds are medians over steps and means over ranks: of each block's forward and backward pass,
     of loading a batch, of the update and of clearing the gradient. `num_output_elements` and
@@ -137,8 +139,7 @@ class ProfileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RooflineRecord:
-    """What each block of a model needs for a step of `batch_size` examples and how long it takes,
-    beside two ceilings.
+    """The work and the seconds of each block of a model for a batch, and two ceilings.
 
     `blocks` are dicts as `trainers.tasks.block_work` makes them, with the `seconds` of both passes.
     The ceilings are the rate of a large matrix product and that of a large copy, which reads and
@@ -163,8 +164,7 @@ class RooflineRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One run to goals: the `steps` to each of `goal_errors`, None where it was not reached, and
-    seconds of training.
+    """A run to goals: the `steps` to each of `goal_errors`, None where it was not reached.
 
     `train_seconds` are those of all `num_steps`, the checks of the validation error excluded.
     """
@@ -215,11 +215,11 @@ class ComparisonRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRecord:
-    """Seconds of a whole sweep of trials, from building the models to the last loss, in the way
-    that `label` names.
+    """Seconds of a whole sweep of trials, from building the models to the last loss.
 
-    `config` is the first trial's; the others differ in learning rate and seed. `final_losses` has
-    each trial's mean loss of its last batch.
+    `label` says how they are trained: one at a time, or together. `config` is the first trial's;
+    the others differ in learning rate and seed. `final_losses` has each trial's mean loss of its
+    last batch.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, host, versions and load, without any path of the machine."""
+"""The origin of a number: commit, host, versions and load, without any path of the machine."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ PACKAGES = ("torch", "torchvision", "mpi4py", "numpy", "ipyparallel")
 MPI_LIBRARY = re.compile(r"/\S*/libmpi(_\w+)?\.so[.\d]*$", re.MULTILINE)
 MAX_LIBRARY_VERSION = 8192  # MPI_MAX_LIBRARY_VERSION_STRING of MPICH, the longest
 LIBRARY = Path(__file__).parents[1]
-INITIAL_CORES = frozenset(
-    os.sched_getaffinity(0)
-)  # as the launcher left them, before any run binds this process
+# The cores that the launcher allowed, before any run binds this process.
+INITIAL_CORES = frozenset(os.sched_getaffinity(0))
 
 
 def provenance() -> dict[str, Any]:
-    """Return what a reader needs to judge, and to repeat, a measurement that is made now on this
-    host."""
+    """Return what a reader needs to judge and to repeat a measurement made now on this host."""
     return {
         "version": __version__,
         "source_sha256": source_sha256(),
@@ -46,15 +44,13 @@ def provenance() -> dict[str, Any]:
 
 
 def num_cores() -> int:
-    """Return how many cores the machine lets this user's processes run on, whatever this process is
-    bound to."""
+    """Return the number of cores that were allowed at the start, before any binding."""
     return len(INITIAL_CORES)
 
 
 @cache
 def source_sha256() -> str:
-    """Return a digest of the library's own source: two records with the same digest were made by
-    the same code."""
+    """Return a digest of the library's source, which is the same for records of the same code."""
     digest = hashlib.sha256()
     for path in sorted(LIBRARY.rglob("*.py")):
         digest.update(path.relative_to(LIBRARY).as_posix().encode())
@@ -64,8 +60,7 @@ def source_sha256() -> str:
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that shape a measurement; a package that is not installed
-    is left out."""
+    """Return the versions of the installed packages that shape a measurement."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -76,9 +71,9 @@ def package_versions() -> dict[str, str]:
 
 
 def loaded_mpi() -> str | None:
-    """Return what the MPI library that this process has loaded says of itself, None without one.
+    """Return the version that the loaded MPI library reports, None where none is loaded.
 
-    It is asked by MPI_Get_library_version, which may be called before MPI is initialised.
+    MPI_Get_library_version may be called before MPI is initialised.
     """
     try:
         library = MPI_LIBRARY.search(Path("/proc/self/maps").read_text())
@@ -88,7 +83,7 @@ def loaded_mpi() -> str | None:
 
 
 def library_version(library: str | Path) -> str:
-    """Return name and version of an MPI library by its own word, such as "Open MPI v5.0.11"."""
+    """Return the name and version that an MPI library reports, such as "Open MPI v5.0.11"."""
     text = ctypes.create_string_buffer(MAX_LIBRARY_VERSION)
     length = ctypes.c_int()
     ctypes.CDLL(str(library)).MPI_Get_library_version(text, ctypes.byref(length))
@@ -98,8 +93,7 @@ def library_version(library: str | Path) -> str:
 
 @cache
 def _commit() -> dict[str, Any]:
-    """Return the commit that the library's checkout stands at; both values are None outside a
-    checkout."""
+    """Return the commit of the library's checkout; both values are None outside a checkout."""
     commit = _git("rev-parse", "HEAD")
     dirty = bool(_git("status", "--porcelain", "--", str(LIBRARY))) if commit else None
     return {"commit": commit or None, "dirty": dirty}

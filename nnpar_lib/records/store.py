@@ -1,6 +1,6 @@
-"""Records of what was measured: one JSON object a line, appended as they come, never rewritten.
+"""Files of records: one JSON object a line, appended as they come, never rewritten.
 
-A file has one writer at a time, whichever processes share it.
+A lock gives a file one writer at a time, whichever processes share it.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 
 def to_json(record: Record) -> str:
-    """Return the record as one line of strict JSON (a number that is not finite is refused)."""
+    """Return the record as one line of strict JSON, which has no infinite or undefined numbers."""
     return json.dumps(dataclasses.asdict(record), allow_nan=False)
 
 
 def append(path: str | Path, records: Iterable[Record]) -> None:
-    """Append records to a JSON-lines file, which is made with its folder where needed, and flush
-    them to the disk.
+    """Append records to a JSON-lines file and flush them to the disk.
 
-    Raises an OSError where there is no room; the file is then as it was.
+    A missing file or folder is made. Raises an OSError where there is no room; the file is then as
+    it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = "".join(to_json(record) + "\n" for record in records).encode()
     with path.open("ab+", buffering=0) as file:
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # some file systems have no locks
             fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
         size = file.seek(0, os.SEEK_END)
         if size and not _ends_with_newline(file):
-            data = b"\n" + data  # a line that was torn by a crash must not swallow this one
+            data = b"\n" + data  # the last line was torn by a crash; this one must not join it
         try:
             _write_all(file, data)
             os.fsync(file.fileno())
@@ -53,28 +53,27 @@ def append(path: str | Path, records: Iterable[Record]) -> None:
 
 
 def merge(out: str | Path, paths: Sequence[str | Path]) -> tuple[int, int]:
-    """Append to a file the records of others that it does not hold yet; return how many those are
-    and how many it held.
+    """Append to a file the records of other files that it does not hold yet.
 
-    Raises a ValueError where there is no such file, or one that holds something else than records.
+    Return the number of new records and of those that it held already. Raises a ValueError where a
+    file is missing, or holds something other than records.
     """
     missing = [str(path) for path in paths if not Path(path).is_file()]
     if missing:
         raise ValueError(
             f"there is no file {missing[0]}; name files of records, such as results/*.jsonl"
         )
-    found = {to_json(record): record for path in paths for record in load(path)}
+    records = {to_json(record): record for path in paths for record in load(path)}
     known = {to_json(record) for record in load(out)}
-    new = [record for line, record in found.items() if line not in known]
+    new = [record for line, record in records.items() if line not in known]
     append(out, new)
-    return len(new), len(found) - len(new)
+    return len(new), len(records) - len(new)
 
 
 def load(path: str | Path) -> list[Record]:
-    """Return the records of a JSON-lines file, none where there is no file; a torn line is passed
-    over.
+    """Return the records of a JSON-lines file, none where there is no file; skip a torn line.
 
-    Raises a ValueError where a line is whole and still no record of this version of the library.
+    Raises a ValueError where a line is whole and no record of this version of the library.
     """
     path = Path(path)
     if not path.exists():
@@ -84,7 +83,7 @@ def load(path: str | Path) -> list[Record]:
         return [record for line in lines if (record := _parse(line)) is not None]
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
-            f"{path} holds something else than records of schema {SCHEMA}; name another file, or"
+            f"{path} holds something other than records of schema {SCHEMA}; name another file, or"
             " move it out of the way"
         ) from None
 
@@ -92,10 +91,9 @@ def load(path: str | Path) -> list[Record]:
 def find_done(
     records: Iterable[Record], config: RunConfig, experiment: str, provenance: Mapping[str, Any]
 ) -> list[RunRecord]:
-    """Return the records of the same run: same parameters and experiment, made by the same code on
-    the same host.
+    """Return the records of the same run: parameters, experiment, code and host are the same.
 
-    Whether a run keeps checkpoints makes no difference.
+    Parameters that change no result, such as the checkpoint, may differ.
     """
     wanted = _what_is_run(config.to_dict())
     return [
@@ -119,21 +117,20 @@ def find_repeats(
     experiment: str,
     provenance: Mapping[str, Any],
 ) -> dict[tuple[int, int], RunRecord]:
-    """Return the runs of an interleaved measurement that a file holds already, by repeat and place
-    in `configs`."""
-    records, found = load(path) if path is not None else [], {}
+    """Return the runs of an interleaved measurement that a file holds, by repeat and index."""
+    records = load(path) if path is not None else []
+    done = {}
     for index, config in enumerate(configs):
         for record in find_done(records, config, experiment, provenance):
             if record.repeat < num_repeats:
-                found[record.repeat, index] = record
-    return found
+                done[record.repeat, index] = record
+    return done
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return records as a table, one row each.
+    """Return a table with a row for each record; the parameters in `config` become columns.
 
-    Parameters that only `config` holds become columns too; lists of widths become tuples, by which
-    rows can be grouped.
+    Lists of widths become tuples, by which rows can be grouped.
     """
     import pandas as pd
 

@@ -12,8 +12,7 @@ DEFAULT_NUM_STEPS = 10
 
 
 def trace_events(record: RunRecord) -> list[dict[str, Any]]:
-    """Return complete events ("X", times in microseconds), a thread a rank, and the names of the
-    threads ("M")."""
+    """Return complete events ("X", in microseconds) and the names of threads ("M"), one a rank."""
     names = [
         {"ph": "M", "name": "thread_name", "pid": 0, "tid": rank, "args": {"name": f"rank {rank}"}}
         for rank in range(len(record.events))

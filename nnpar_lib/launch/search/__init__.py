@@ -1,2 +1,1 @@
-"""The search for metaparameters: what to try next, the trials that are done, and where they are
-kept."""
+"""The search for metaparameters: the next trials, the finished ones, and their storage."""
