@@ -27,24 +27,24 @@ inline const char* description() {
 enum class Form { kPlain, kTransposed };
 
 // c [m, n] = a b, where a is [m, k] and b [k, n], or [n, k] and to be transposed.
-inline void multiply(Form form_b, std::size_t m, std::size_t n, std::size_t k, const float* a, const float* b,
-                     float* c) {
+inline void multiply(Form form_b, std::size_t m, std::size_t n, std::size_t k, const float* a,
+                     const float* b, float* c) {
     const auto rows = static_cast<int>(m);
     const auto columns = static_cast<int>(n);
     const auto depth = static_cast<int>(k);
     const bool plain = form_b == Form::kPlain;
     NNPAR_BLAS(cblas_sgemm)
-    (CblasRowMajor, CblasNoTrans, plain ? CblasNoTrans : CblasTrans, rows, columns, depth, 1.0F, a, depth, b,
-     plain ? columns : depth, 0.0F, c, columns);
+    (CblasRowMajor, CblasNoTrans, plain ? CblasNoTrans : CblasTrans, rows, columns, depth, 1.0F, a,
+     depth, b, plain ? columns : depth, 0.0F, c, columns);
 }
 
 // c [m, n] = beta c + a^T b, where a is m columns of a matrix [k, stride] and b is [k, n].
-inline void multiply_columns(std::size_t stride, std::size_t m, std::size_t n, std::size_t k, const float* a,
-                             const float* b, float beta, float* c) {
+inline void multiply_columns(std::size_t stride, std::size_t m, std::size_t n, std::size_t k,
+                             const float* a, const float* b, float beta, float* c) {
     const auto columns = static_cast<int>(n);
     NNPAR_BLAS(cblas_sgemm)
-    (CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<int>(m), columns, static_cast<int>(k), 1.0F, a,
-     static_cast<int>(stride), b, columns, beta, c, columns);
+    (CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<int>(m), columns, static_cast<int>(k),
+     1.0F, a, static_cast<int>(stride), b, columns, beta, c, columns);
 }
 
 }  // namespace nnpar::blas

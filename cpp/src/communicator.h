@@ -1,4 +1,5 @@
-// The ranks: messages between them and memory that those of one machine share. Built with MPI, or for one process.
+// The ranks: messages between them and memory that those of one machine share. Built with MPI, or
+// for one process.
 #pragma once
 
 #include <cstddef>
@@ -8,9 +9,13 @@
 
 namespace nnpar {
 
+// Whether a launcher, such as mpiexec, started this process as one of its ranks.
+bool is_launched();
+
 class Communicator {
   public:
-    Communicator();
+    // Ranks that wait `stall_seconds` for others end the run; 0: they wait for as long as it takes.
+    explicit Communicator(double stall_seconds);
     ~Communicator();
     Communicator(const Communicator&) = delete;
     Communicator& operator=(const Communicator&) = delete;
@@ -29,24 +34,28 @@ class Communicator {
     void sum(float* values, std::size_t size);  // in place
     void sum(const float* from, float* to, std::size_t size);
 
-    // A sum that goes on while others compute, as long as progress() is called; finish() waits for all of them.
+    // A sum that goes on while others compute, as long as progress() is called; finish() waits for
+    // all of them.
     void start_sum(const float* from, float* to, std::size_t size);
     void progress();
     void finish();
 
-    // `size` floats, zero at first, for each rank of this machine, in memory that all of them see (collective).
+    // `size` floats, zero at first, for each rank of this machine, in memory that all of them see
+    // (collective).
     std::vector<float*> share(std::size_t size);
-    // A barrier of the ranks of one machine, through shared memory: what share() gave is in order behind it.
+    // A barrier of the ranks of one machine, through shared memory: what share() gave is in order
+    // behind it.
     void node_barrier();
 
-    // The first message, in the order of ranks, that is not empty; the same on all ranks (collective).
+    // The first message, in the order of ranks, that is not empty; the same on all ranks
+    // (collective).
     std::string first_message(const std::string& message);
     void abort();
     [[nodiscard]] static std::string description();
 
   private:
     struct Implementation;
-    std::unique_ptr<Implementation> own_;
+    std::unique_ptr<Implementation> state_;
 };
 
 }  // namespace nnpar

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "files.h"
 #include "problem.h"
 
 namespace nnpar {
@@ -13,9 +14,11 @@ namespace {
 constexpr std::size_t kUnsignedByte = 8;
 
 std::vector<std::uint8_t> read_bytes(const std::string& path) {
+    check_input(path, "copy a good file there");
     std::ifstream file(path, std::ios::binary);
     if (!file) {
-        throw Problem(path + " cannot be read; name the folder of the idx files with --data FOLDER");
+        throw Problem(path +
+                      " cannot be read; name the folder of the idx files with --data FOLDER");
     }
     return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
@@ -58,8 +61,9 @@ Examples read_examples(const std::string& prefix, std::size_t& num_pixels) {
     Idx images = read_idx(prefix + "-images-idx3-ubyte", 3);
     Idx labels = read_idx(prefix + "-labels-idx1-ubyte", 1);
     if (images.shape[0] != labels.shape[0] || images.values.empty()) {
-        throw Problem(prefix + "-images-idx3-ubyte holds " + std::to_string(images.shape[0]) + " images for " +
-                      std::to_string(labels.shape[0]) + " labels; copy good files there");
+        throw Problem(prefix + "-images-idx3-ubyte holds " + std::to_string(images.shape[0]) +
+                      " images for " + std::to_string(labels.shape[0]) +
+                      " labels; copy good files there");
     }
     for (const std::uint8_t label : labels.values) {
         if (label >= kNumClasses) {
@@ -106,7 +110,8 @@ DataSet load_data(const std::string& folder) {
     return data;
 }
 
-void normalise(const DataSet& data, const Examples& examples, std::span<const std::uint32_t> indices, float* rows) {
+void normalise(const DataSet& data, const Examples& examples,
+               std::span<const std::uint32_t> indices, float* rows) {
     const auto scale = static_cast<float>(1 / (255 * data.std));
     const auto shift = static_cast<float>(-data.mean / data.std);
     const std::size_t num_pixels = data.num_pixels;

@@ -26,10 +26,12 @@ struct DataSet {
     double std = 1;
 };
 
-// Reads train-images-idx3-ubyte and its three siblings; a Problem names the file that is missing or damaged.
+// Reads train-images-idx3-ubyte and its three siblings; a Problem names the file that is missing or
+// damaged.
 DataSet load_data(const std::string& folder);
 
 // Writes (pixel / 255 - mean) / std of the examples that `indices` name: rows of num_pixels.
-void normalise(const DataSet& data, const Examples& examples, std::span<const std::uint32_t> indices, float* rows);
+void normalise(const DataSet& data, const Examples& examples,
+               std::span<const std::uint32_t> indices, float* rows);
 
 }  // namespace nnpar

@@ -10,6 +10,7 @@
 namespace nnpar {
 
 // The accuracy on all test examples, divided among ranks and their workers (collective).
-double evaluate(const DataSet& data, const float* weights, std::vector<Worker>& workers, Communicator& communicator);
+double evaluate(const DataSet& data, const float* weights, std::vector<Worker>& workers,
+                Communicator& communicator);
 
 }  // namespace nnpar

@@ -1,6 +1,8 @@
 // Trains the network as the command line says and writes one record.
+#include <sys/prctl.h>
+
+#include <csignal>
 #include <exception>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <new>
@@ -8,6 +10,7 @@
 #include "blas.h"
 #include "communicator.h"
 #include "data.h"
+#include "files.h"
 #include "options.h"
 #include "parameters.h"
 #include "placement.h"
@@ -19,37 +22,47 @@ namespace {
 
 constexpr int kWrongUse = 2;
 
-void write_results(const nnpar::Options& options, nnpar::Training& training, const std::string& record) {
+// A record that has no place in its file is printed: it must not be lost.
+void write_record(const std::string& path, const std::string& record) {
+    if (!path.empty() && nnpar::append_line(path, record)) {
+        return;
+    }
+    std::cout << record << '\n' << std::flush;
+    if (!path.empty()) {
+        throw nnpar::Problem("the record could not be written to " + path +
+                             " and is printed instead; make room there");
+    }
+}
+
+void write_results(const nnpar::Options& options, nnpar::Training& training,
+                   const std::string& record) {
+    write_record(options.out, record);
     if (!options.save_weights.empty()) {
         nnpar::write_values(options.save_weights, training.update().weights(),
                             training.update().num_parameters() * sizeof(float));
     }
     if (!options.save_losses.empty()) {
-        nnpar::write_values(options.save_losses, training.losses().data(), training.num_steps() * sizeof(double));
-    }
-    if (options.out.empty()) {
-        std::cout << record << '\n' << std::flush;
-        return;
-    }
-    std::ofstream file(options.out, std::ios::app);
-    file << record << '\n';
-    if (!file.flush()) {
-        throw nnpar::Problem(options.out + " cannot be written; name a file in a folder that you may write to");
+        nnpar::write_values(options.save_losses, training.losses().data(),
+                            training.num_steps() * sizeof(double));
     }
 }
 
-// What can be wrong on one rank alone is agreed on by all: otherwise the others would wait for it for ever.
+std::string describe(const std::exception& error) {
+    const bool is_memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
+                           dynamic_cast<const std::length_error*>(&error) != nullptr;
+    return is_memory ? "there is not enough memory for this network and batch; take smaller ones"
+                     : error.what();
+}
+
+// A problem that one rank alone may have is agreed on by all: the others would wait for that rank
+// for ever. Only the first one is printed, and by the first rank.
 template <typename Action>
 bool all_succeed(nnpar::Communicator& communicator, Action action) {
     std::string problem;
     try {
         action();
-    } catch (const nnpar::Problem& error) {
-        problem = error.what();
-    } catch (const std::bad_alloc&) {
-        problem = "there is not enough memory for this network and batch; take smaller ones";
-    } catch (const std::length_error&) {
-        problem = "there is not enough memory for this network and batch; take smaller ones";
+    } catch (const std::exception& error) {
+        problem = describe(error);
     }
     problem = communicator.first_message(problem);
     if (!problem.empty() && communicator.rank() == 0) {
@@ -58,26 +71,47 @@ bool all_succeed(nnpar::Communicator& communicator, Action action) {
     return problem.empty();
 }
 
-int run(const std::vector<std::string>& words, nnpar::Communicator& communicator) {
+struct CommandLine {
     nnpar::Options options;
+    std::string problem;
+};
+
+CommandLine parse(const std::vector<std::string>& words) {
+    CommandLine command_line;
+    try {
+        command_line.options = nnpar::parse_options(words);
+    } catch (const nnpar::Problem& error) {
+        command_line.problem = error.what();
+    }
+    return command_line;
+}
+
+int run(const CommandLine& command_line, nnpar::Communicator& communicator) {
+    const nnpar::Options& options = command_line.options;
     nnpar::Inputs inputs;
-    const bool ready = all_succeed(communicator, [&] {
-        options = nnpar::parse_options(words);
-        inputs = nnpar::load_inputs(options, communicator.size(), communicator.node_size());
+    const bool is_possible = all_succeed(communicator, [&] {
+        if (!command_line.problem.empty()) {
+            throw nnpar::Problem(command_line.problem);
+        }
+        if (communicator.rank() == 0) {
+            nnpar::check_outputs(options);
+        }
+        inputs.data =
+            nnpar::load_checked_data(options, communicator.size(), communicator.node_size());
     });
-    if (!ready) {
+    if (!is_possible || !all_succeed(communicator, [&] { nnpar::load_start(options, inputs); })) {
         return kWrongUse;
     }
     const nnpar::Placement placement = nnpar::place(options, communicator);
     nnpar::Training training(options, inputs, communicator);
     training.run();
     const std::string record = nnpar::make_record(options, placement, training, communicator);
-    const bool written = all_succeed(communicator, [&] {
+    const bool is_written = all_succeed(communicator, [&] {
         if (communicator.rank() == 0) {
             write_results(options, training, record);
         }
     });
-    return written ? 0 : kWrongUse;
+    return is_written ? 0 : EXIT_FAILURE;
 }
 
 }  // namespace
@@ -90,12 +124,21 @@ int main(int num_words, char** words) {
     }
     nnpar::blas::use_one_thread();
     (void)nnpar::num_cores();
-    nnpar::Communicator communicator;
-    try {
-        return run(arguments, communicator);
-    } catch (const std::exception& error) {
-        std::cerr << "nnpar: rank " << communicator.rank() << ": " << error.what() << '\n';
-        communicator.abort();
+    const CommandLine command_line = parse(arguments);
+    if (nnpar::is_launched()) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);  // a rank whose launcher is gone would wait for ever
     }
-    return 1;
+    try {
+        nnpar::Communicator communicator(command_line.options.stall_seconds);
+        try {
+            return run(command_line, communicator);
+        } catch (const std::exception& error) {
+            // on a line of its own, whatever MPI has printed before
+            std::cerr << "\nnnpar: rank " << communicator.rank() << ": " << describe(error) << '\n';
+            communicator.abort();
+        }
+    } catch (const std::exception& error) {
+        std::cerr << "nnpar: " << error.what() << '\n';
+    }
+    return EXIT_FAILURE;
 }

@@ -1,4 +1,5 @@
-// The network: fully connected layers with ReLU between them and softmax cross-entropy behind the last one.
+// The network: fully connected layers with ReLU between them and softmax cross-entropy behind the
+// last one.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,8 @@
 
 namespace nnpar {
 
-// Where a layer lies in the flat buffer of parameters: weights [num_out, num_in], then biases, as PyTorch orders them.
+// Where a layer lies in the flat buffer of parameters: weights [num_out, num_in], then biases, as
+// PyTorch orders them.
 struct Layer {
     std::size_t num_in;
     std::size_t num_out;
@@ -21,7 +23,8 @@ struct Layer {
 
 std::vector<Layer> make_layers(std::size_t num_pixels, const std::vector<std::size_t>& hidden);
 
-// One thread's passes through the network, with room for `max_examples`: nothing is allocated later.
+// One thread's passes through the network, with room for `max_examples`: nothing is allocated
+// later.
 class Worker {
   public:
     Worker(std::vector<Layer> layers, std::size_t max_examples);
@@ -36,13 +39,15 @@ class Worker {
     // Returns the sum of the losses. The gradient of the logits, times `scale`, replaces them.
     double loss(std::size_t num_examples, float scale, float momentum, float* velocity);
 
-    // Sets velocity = momentum * velocity + gradient for one layer, in the matrix product itself; `pause` is called
-    // now and then, for messages move only while somebody calls MPI.
+    // Sets velocity = momentum * velocity + gradient for one layer, in the matrix product itself;
+    // `pause` is called now and then, for messages move only while somebody calls MPI.
     void backward(std::size_t layer, std::size_t num_examples, float momentum, float* velocity,
                   const std::function<void()>& pause);
 
-    // Hands the gradient down to the output of the layer before, and adds its columns to that layer's bias.
-    void hand_down(std::size_t layer, const float* weights, std::size_t num_examples, float momentum, float* velocity);
+    // Hands the gradient down to the output of the layer before, and adds its columns to that
+    // layer's bias.
+    void hand_down(std::size_t layer, const float* weights, std::size_t num_examples,
+                   float momentum, float* velocity);
 
     [[nodiscard]] std::size_t count_correct(std::size_t num_examples) const;
 
@@ -50,8 +55,9 @@ class Worker {
     [[nodiscard]] float* output(std::size_t layer) { return activations_[layer + 1].data(); }
 
     std::vector<Layer> layers_;
-    std::vector<std::vector<float>> activations_;  // the input and each layer's output [max_examples, width]
-    std::vector<std::vector<float>> deltas_;       // the loss's gradient of each layer's output
+    std::vector<std::vector<float>>
+        activations_;  // the input and each layer's output [max_examples, width]
+    std::vector<std::vector<float>> deltas_;  // the loss's gradient of each layer's output
     std::vector<std::uint8_t> labels_;
 };
 

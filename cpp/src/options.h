@@ -32,10 +32,13 @@ struct Options {
     std::string out;
     std::string save_weights;
     std::string save_losses;
+    double stall_seconds = 60;
     bool measure_sgemm = false;
 
     [[nodiscard]] bool averages_weights() const { return strategy == "cpp_weight_averaging"; }
-    [[nodiscard]] float momentum_factor() const { return optimizer == "sgd" ? 0.0F : static_cast<float>(momentum); }
+    [[nodiscard]] float momentum_factor() const {
+        return optimizer == "sgd" ? 0.0F : static_cast<float>(momentum);
+    }
 };
 
 bool wants_help(const std::vector<std::string>& words);
@@ -45,6 +48,7 @@ std::string help();
 Options parse_options(const std::vector<std::string>& words);
 
 // A Problem where the options do not fit the data or the number of ranks.
-void check_sizes(const Options& options, std::size_t num_examples, std::size_t num_ranks, std::size_t node_size);
+void check_sizes(const Options& options, std::size_t num_examples, std::size_t num_ranks,
+                 std::size_t node_size);
 
 }  // namespace nnpar

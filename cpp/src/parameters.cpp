@@ -6,6 +6,7 @@
 #include <numeric>
 #include <random>
 
+#include "files.h"
 #include "problem.h"
 
 namespace nnpar {
@@ -15,14 +16,17 @@ constexpr std::size_t kMostParameters = 1U << 28U;  // a GiB
 
 template <typename Value>
 std::vector<Value> read_values(const std::string& path, std::size_t num_values) {
+    check_input(path, "name a file, or leave the option out to draw from the seed");
     std::ifstream file(path, std::ios::binary | std::ios::ate);
     if (!file) {
-        throw Problem(path + " cannot be read; name a file, or leave the option out to draw from the seed");
+        throw Problem(
+            path + " cannot be read; name a file, or leave the option out to draw from the seed");
     }
     const auto num_bytes = static_cast<std::size_t>(file.tellg());
     if (num_bytes != num_values * sizeof(Value)) {
         throw Problem(path + " has " + std::to_string(num_bytes) + " bytes instead of " +
-                      std::to_string(num_values * sizeof(Value)) + "; write it again for these sizes");
+                      std::to_string(num_values * sizeof(Value)) +
+                      "; write it again for these sizes");
     }
     std::vector<Value> values(num_values);
     file.seekg(0);
@@ -36,7 +40,8 @@ std::vector<Value> read_values(const std::string& path, std::size_t num_values) 
 void check_network(const std::vector<Layer>& layers) {
     if (layers.back().end() > kMostParameters) {
         throw Problem("--hidden makes a network of " + std::to_string(layers.back().end()) +
-                      " parameters; take narrower layers, of " + std::to_string(kMostParameters) + " in all at most");
+                      " parameters; take narrower layers, of " + std::to_string(kMostParameters) +
+                      " in all at most");
     }
 }
 
@@ -48,7 +53,8 @@ std::vector<float> initial_weights(const Options& options, const std::vector<Lay
     std::vector<float> weights(num_parameters);
     std::mt19937_64 random(options.seed);
     for (const Layer& layer : layers) {
-        const float bound = 1 / std::sqrt(static_cast<float>(layer.num_in));  // as PyTorch draws those of a Linear
+        const float bound =
+            1 / std::sqrt(static_cast<float>(layer.num_in));  // as PyTorch draws those of a Linear
         std::uniform_real_distribution<float> uniform(-bound, bound);
         for (std::size_t i = layer.offset; i < layer.end(); ++i) {
             weights[i] = uniform(random);
@@ -57,33 +63,26 @@ std::vector<float> initial_weights(const Options& options, const std::vector<Lay
     return weights;
 }
 
-std::vector<std::uint32_t> example_order(const Options& options, std::size_t num_examples, std::size_t num_epochs) {
+std::vector<std::uint32_t> example_order(const Options& options, std::size_t num_examples,
+                                         std::size_t num_epochs) {
     if (!options.order.empty()) {
         auto order = read_values<std::uint32_t>(options.order, num_examples * num_epochs);
         if (*std::ranges::max_element(order) >= num_examples) {
-            throw Problem(options.order + " names an example beyond the last of " + std::to_string(num_examples) +
-                          "; write it again for this data set");
+            throw Problem(options.order + " names an example beyond the last of " +
+                          std::to_string(num_examples) + "; write it again for this data set");
         }
         return order;
     }
     std::vector<std::uint32_t> order;
     order.reserve(num_examples * num_epochs);
-    std::vector<std::uint32_t> one(num_examples);
+    std::vector<std::uint32_t> permutation(num_examples);
     std::mt19937_64 random(options.seed + 1);
     for (std::size_t epoch = 0; epoch < num_epochs; ++epoch) {
-        std::iota(one.begin(), one.end(), 0U);
-        std::ranges::shuffle(one, random);
-        order.insert(order.end(), one.begin(), one.end());
+        std::iota(permutation.begin(), permutation.end(), 0U);
+        std::ranges::shuffle(permutation, random);
+        order.insert(order.end(), permutation.begin(), permutation.end());
     }
     return order;
-}
-
-void write_values(const std::string& path, const void* values, std::size_t num_bytes) {
-    std::ofstream file(path, std::ios::binary);
-    file.write(static_cast<const char*>(values), static_cast<std::streamsize>(num_bytes));
-    if (!file.flush()) {
-        throw Problem(path + " cannot be written; name a file in a folder that you may write to");
-    }
 }
 
 }  // namespace nnpar

@@ -15,9 +15,7 @@ void check_network(const std::vector<Layer>& layers);
 std::vector<float> initial_weights(const Options& options, const std::vector<Layer>& layers);
 
 // Example numbers, epoch after epoch, each a permutation of all examples.
-std::vector<std::uint32_t> example_order(const Options& options, std::size_t num_examples, std::size_t num_epochs);
-
-// Writes values as they lie in memory; a Problem where that fails.
-void write_values(const std::string& path, const void* values, std::size_t num_bytes);
+std::vector<std::uint32_t> example_order(const Options& options, std::size_t num_examples,
+                                         std::size_t num_epochs);
 
 }  // namespace nnpar

@@ -30,7 +30,8 @@ void bind_this_thread(std::size_t core) {
 }  // namespace
 
 std::size_t num_cores() {
-    static const std::size_t count = allowed_cores().size();  // as the launcher left them, before anything is bound
+    static const std::size_t count =
+        allowed_cores().size();  // as the launcher left them, before anything is bound
     return count;
 }
 

@@ -14,8 +14,8 @@
 namespace nnpar {
 namespace {
 
-constexpr std::array<const char*, kNumActivities> kActivities = {"load",        "forward", "backward", "update",
-                                                                 "communicate", "wait",    "other"};
+constexpr std::array<const char*, kNumActivities> kActivities = {
+    "load", "forward", "backward", "update", "communicate", "wait", "other"};
 
 std::string text(const std::string& value) {
     std::string quoted = "\"";
@@ -48,7 +48,9 @@ class Object {
         all_.append(all_.empty() ? "{" : ", ").append(text(name)).append(": ").append(json);
         return *this;
     }
-    Object& add(const std::string& name, std::size_t value) { return add(name, std::to_string(value)); }
+    Object& add(const std::string& name, std::size_t value) {
+        return add(name, std::to_string(value));
+    }
     [[nodiscard]] std::string str() const { return all_ + "}"; }
 
   private:
@@ -127,13 +129,13 @@ std::string provenance(double sgemm_rate) {
 
 std::string history(const std::vector<Epoch>& epochs) {
     std::vector<std::string> items;
-    for (const Epoch& one : epochs) {
+    for (const Epoch& epoch : epochs) {
         items.push_back(Object()
-                            .add("epoch", one.epoch)
-                            .add("step", one.step)
-                            .add("train_seconds", number(one.train_seconds))
-                            .add("train_loss", number(one.train_loss))
-                            .add("test_accuracy", number(one.test_accuracy))
+                            .add("epoch", epoch.epoch)
+                            .add("step", epoch.step)
+                            .add("train_seconds", number(epoch.train_seconds))
+                            .add("train_loss", number(epoch.train_loss))
+                            .add("test_accuracy", number(epoch.test_accuracy))
                             .str());
     }
     return list(items);

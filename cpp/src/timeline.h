@@ -1,4 +1,5 @@
-// A clock that books the time since its last lap to the activity that just ended, as the library's Timeline does.
+// A clock that books the time since its last lap to the activity that just ended, as the library's
+// Timeline does.
 #pragma once
 
 #include <chrono>
@@ -8,7 +9,15 @@
 
 namespace nnpar {
 
-enum class Activity : std::size_t { kLoad, kForward, kBackward, kUpdate, kCommunicate, kWait, kOther };
+enum class Activity : std::size_t {
+    kLoad,
+    kForward,
+    kBackward,
+    kUpdate,
+    kCommunicate,
+    kWait,
+    kOther
+};
 inline constexpr std::size_t kNumActivities = 7;
 
 class Timeline {
@@ -17,7 +26,8 @@ class Timeline {
 
     void lap(Activity activity) {
         const Clock::time_point now = Clock::now();
-        seconds_[static_cast<std::size_t>(activity)] += std::chrono::duration<double>(now - last_).count();
+        seconds_[static_cast<std::size_t>(activity)] +=
+            std::chrono::duration<double>(now - last_).count();
         last_ = now;
     }
 
@@ -27,7 +37,9 @@ class Timeline {
     }
 
     [[nodiscard]] const std::vector<double>& seconds() const { return seconds_; }
-    [[nodiscard]] double total() const { return std::accumulate(seconds_.begin(), seconds_.end(), 0.0); }
+    [[nodiscard]] double total() const {
+        return std::accumulate(seconds_.begin(), seconds_.end(), 0.0);
+    }
 
   private:
     using Clock = std::chrono::steady_clock;

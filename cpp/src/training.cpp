@@ -7,6 +7,7 @@
 
 #include "blas.h"
 #include "evaluation.h"
+#include "memory.h"
 #include "parameters.h"
 
 namespace nnpar {
@@ -14,28 +15,34 @@ namespace {
 
 constexpr std::size_t kMinExamples = 256;  // an evaluation in smaller portions would be slow
 
-std::size_t steps_in_all(const Options& options, std::size_t steps_per_epoch) {
-    const std::size_t steps = options.num_epochs * steps_per_epoch;
+}  // namespace
+
+std::size_t total_steps(const Options& options, std::size_t num_examples) {
+    const std::size_t steps =
+        options.num_epochs * divide_up(num_examples, options.global_batch_size);
     return options.num_steps == 0 ? steps : std::min(steps, options.num_steps);
 }
 
-std::size_t divide_up(std::size_t number, std::size_t divisor) {
-    return (number + divisor - 1) / divisor;
+std::size_t worker_examples(const Options& options, std::size_t num_ranks) {
+    const std::size_t num_local = divide_up(options.global_batch_size, num_ranks);
+    return std::max(divide_up(num_local, options.num_threads), kMinExamples);
 }
 
-}  // namespace
-
-Inputs load_inputs(const Options& options, std::size_t num_ranks, std::size_t node_size) {
-    Inputs inputs;
-    inputs.data = load_data(options.data);
-    check_sizes(options, inputs.data.train.size(), num_ranks, node_size);
-    const std::vector<Layer> layers = make_layers(inputs.data.num_pixels, options.hidden);
+DataSet load_checked_data(const Options& options, std::size_t num_ranks, std::size_t node_size) {
+    DataSet data = load_data(options.data);
+    check_sizes(options, data.train.size(), num_ranks, node_size);
+    const std::vector<Layer> layers = make_layers(data.num_pixels, options.hidden);
     check_network(layers);
-    inputs.weights = initial_weights(options, layers);
-    const std::size_t steps_per_epoch = divide_up(inputs.data.train.size(), options.global_batch_size);
-    const std::size_t num_epochs = divide_up(steps_in_all(options, steps_per_epoch), steps_per_epoch);
-    inputs.order = example_order(options, inputs.data.train.size(), num_epochs);
-    return inputs;
+    check_memory(options, data, layers, num_ranks, node_size);
+    return data;
+}
+
+void load_start(const Options& options, Inputs& inputs) {
+    const std::size_t num_examples = inputs.data.train.size();
+    inputs.weights = initial_weights(options, make_layers(inputs.data.num_pixels, options.hidden));
+    const std::size_t num_epochs = divide_up(total_steps(options, num_examples),
+                                             divide_up(num_examples, options.global_batch_size));
+    inputs.order = example_order(options, num_examples, num_epochs);
 }
 
 Training::Training(const Options& options, const Inputs& inputs, Communicator& communicator)
@@ -44,13 +51,13 @@ Training::Training(const Options& options, const Inputs& inputs, Communicator& c
       order_(inputs.order),
       communicator_(communicator),
       steps_per_epoch_(divide_up(data_.train.size(), options.global_batch_size)),
-      total_steps_(steps_in_all(options, steps_per_epoch_)),
+      total_steps_(total_steps(options, data_.train.size())),
       layers_(make_layers(data_.num_pixels, options.hidden)),
       update_(options, layers_, inputs.weights, communicator, timeline_),
       losses_(total_steps_) {
-    const std::size_t most = divide_up(divide_up(options.global_batch_size, communicator.size()), options.num_threads);
+    const std::size_t max_examples = worker_examples(options, communicator.size());
     for (std::size_t thread = 0; thread < options.num_threads; ++thread) {
-        workers_.emplace_back(layers_, std::max(most, kMinExamples));
+        workers_.emplace_back(layers_, max_examples);
     }
 }
 
@@ -93,7 +100,8 @@ void Training::run() {
 void Training::step(std::size_t step) {
     const Range batch = global_batch(step);
     const Range mine = part(batch, communicator_.size(), communicator_.rank());
-    const std::size_t divisor = options_.averages_weights() ? std::max<std::size_t>(1, mine.size) : batch.size;
+    const std::size_t divisor =
+        options_.averages_weights() ? std::max<std::size_t>(1, mine.size) : batch.size;
     const float scale = 1 / static_cast<float>(divisor);
     double loss = 0;
     const auto num_threads = static_cast<int>(options_.num_threads);
@@ -112,7 +120,8 @@ void Training::step(std::size_t step) {
     losses_[step] = loss;
     num_local_ += static_cast<double>(mine.size);
     num_global_ += static_cast<double>(batch.size);
-    if (options_.averages_weights() && options_.average_every > 0 && (step + 1) % options_.average_every == 0) {
+    if (options_.averages_weights() && options_.average_every > 0 &&
+        (step + 1) % options_.average_every == 0) {
         synchronise();
     }
 }
@@ -121,12 +130,14 @@ double Training::work(std::size_t thread, Range examples, float scale) {
     Worker& worker = workers_[thread];
     const std::span<const std::uint32_t> indices(order_.data() + examples.begin, examples.size);
     normalise(data_, data_.train, indices, worker.input());
-    std::ranges::transform(indices, worker.labels().begin(), [&](std::uint32_t i) { return data_.train.labels[i]; });
+    std::ranges::transform(indices, worker.labels().begin(),
+                           [&](std::uint32_t i) { return data_.train.labels[i]; });
     if (thread == 0) {
         timeline_.lap(Activity::kLoad);
     }
     worker.forward(update_.weights(), examples.size);
-    const double loss = worker.loss(examples.size, scale, options_.momentum_factor(), update_.velocity(thread));
+    const double loss =
+        worker.loss(examples.size, scale, options_.momentum_factor(), update_.velocity(thread));
     if (thread == 0) {
         timeline_.lap(Activity::kForward);
     }
@@ -142,14 +153,16 @@ void Training::back(std::size_t thread, std::size_t layer, std::size_t num_examp
     const float momentum = options_.momentum_factor();
     float* velocity = update_.velocity(thread);
     const bool drives = update_.is_overlapped() && thread == 0;  // one thread alone may call MPI
-    workers_[thread].backward(layer, num_examples, momentum, velocity,
-                              drives ? std::function<void()>([this] { update_.progress(); }) : nullptr);
+    workers_[thread].backward(
+        layer, num_examples, momentum, velocity,
+        drives ? std::function<void()>([this] { update_.progress(); }) : nullptr);
     if (layer > 0) {
         workers_[thread].hand_down(layer, update_.weights(), num_examples, momentum, velocity);
     }
 }
 
-// All threads go through the layers in step, so that a layer's sum can start when all of them have its gradient.
+// All threads go through the layers in step, so that a layer's sum can start when all of them have
+// its gradient.
 void Training::backward_in_step(Range mine) {
     const auto num_threads = static_cast<int>(options_.num_threads);
     for (std::size_t layer = layers_.size(); layer-- > 0;) {
@@ -190,13 +203,14 @@ void Training::end_epoch() {
     }
     first_step_of_epoch_ = num_steps_;
     const std::size_t epoch = divide_up(num_steps_, steps_per_epoch_);
-    const bool due =
-        options_.evaluate_every > 0 && (epoch % options_.evaluate_every == 0 || num_steps_ == total_steps_);
-    history_.push_back({.epoch = epoch,
-                        .step = num_steps_,
-                        .train_seconds = communicator_.max(timeline_.total()),
-                        .train_loss = sum / num_examples,
-                        .test_accuracy = due ? evaluate(data_, update_.weights(), workers_, communicator_) : NAN});
+    const bool due = options_.evaluate_every > 0 &&
+                     (epoch % options_.evaluate_every == 0 || num_steps_ == total_steps_);
+    history_.push_back(
+        {.epoch = epoch,
+         .step = num_steps_,
+         .train_seconds = communicator_.max(timeline_.total()),
+         .train_loss = sum / num_examples,
+         .test_accuracy = due ? evaluate(data_, update_.weights(), workers_, communicator_) : NAN});
     communicator_.barrier();
     timeline_.start();
 }
@@ -214,15 +228,17 @@ float Training::learning_rate(std::size_t step) const {
 
 double Training::sgemm_rate() {
     const Layer& first = layers_.front();
-    const std::size_t num_examples = divide_up(options_.global_batch_size, communicator_.size() * options_.num_threads);
+    const std::size_t num_examples =
+        divide_up(options_.global_batch_size, communicator_.size() * options_.num_threads);
     std::vector<float> output(num_examples * first.num_out);
     double fastest = 0;
     for (int repeat = 0; repeat < 20; ++repeat) {
         const auto start = std::chrono::steady_clock::now();
-        blas::multiply(blas::Form::kTransposed, num_examples, first.num_out, first.num_in, workers_.front().input(),
-                       update_.weights(), output.data());
+        blas::multiply(blas::Form::kTransposed, num_examples, first.num_out, first.num_in,
+                       workers_.front().input(), update_.weights(), output.data());
         const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-        fastest = std::max(fastest, 2.0 * static_cast<double>(output.size() * first.num_in) / time.count());
+        fastest = std::max(fastest,
+                           2.0 * static_cast<double>(output.size() * first.num_in) / time.count());
     }
     return fastest;
 }

@@ -19,8 +19,18 @@ struct Inputs {
     std::vector<std::uint32_t> order;
 };
 
-// Reads everything that a run needs, and draws what no file gives; a Problem where something does not fit.
-Inputs load_inputs(const Options& options, std::size_t num_ranks, std::size_t node_size);
+// The steps of a run.
+std::size_t total_steps(const Options& options, std::size_t num_examples);
+
+// The examples that a thread of a rank has room for.
+std::size_t worker_examples(const Options& options, std::size_t num_ranks);
+
+// Reads the data set; a Problem where the network, the batch or the ranks do not fit it or the
+// memory of this machine.
+DataSet load_checked_data(const Options& options, std::size_t num_ranks, std::size_t node_size);
+
+// Reads the initial weights and the order of the examples, or draws them where no file is named.
+void load_start(const Options& options, Inputs& inputs);
 
 struct Epoch {
     std::size_t epoch;
@@ -38,13 +48,15 @@ class Training {
     void run();
 
     [[nodiscard]] const std::vector<Epoch>& history() const { return history_; }
-    [[nodiscard]] const std::vector<double>& losses() const { return losses_; }  // of each step, over all ranks
+    // The mean loss of each step over the global batch.
+    [[nodiscard]] const std::vector<double>& losses() const { return losses_; }
     [[nodiscard]] const Timeline& timeline() const { return timeline_; }
     [[nodiscard]] std::size_t num_steps() const { return num_steps_; }
     [[nodiscard]] std::size_t num_examples() const;
     [[nodiscard]] bool diverged() const;
     [[nodiscard]] Update& update() { return update_; }
-    // Multiplications and additions a second of the largest product of this run, by one thread alone.
+    // Multiplications and additions a second of the largest product of this run, by one thread
+    // alone.
     [[nodiscard]] double sgemm_rate();
 
   private:

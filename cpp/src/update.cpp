@@ -18,10 +18,10 @@ void sum_blocks(const std::vector<float*>& buffers, Range range, Action action) 
         const std::size_t size = std::min(kBlock, range.begin + range.size - begin);
         std::copy_n(buffers.front() + begin, size, sum.data());
         for (std::size_t b = 1; b < buffers.size(); ++b) {
-            const float* other = buffers[b] + begin;
+            const float* buffer = buffers[b] + begin;
 #pragma omp simd
             for (std::size_t i = 0; i < size; ++i) {
-                sum[i] += other[i];
+                sum[i] += buffer[i];
             }
         }
         action(begin, sum.data(), size);
@@ -58,22 +58,23 @@ Update::Update(const Options& options, std::vector<Layer> layers, std::vector<fl
 
 void Update::allocate() {
     const std::size_t size = initial_.size();
-    const std::size_t num_own = sums_ == Sums::kShared ? 0 : num_threads_ + 2;
-    private_buffers_.assign(num_own, std::vector<float>(size));
+    const std::size_t num_private = sums_ == Sums::kShared ? 0 : num_threads_ + 2;
+    private_buffers_.assign(num_private, std::vector<float>(size));
     if (sums_ == Sums::kShared) {
         weights_ = communicator_.share(communicator_.node_rank() == 0 ? size : 0).front();
         const std::vector<float*> ranks = communicator_.share(size * num_threads_);
         for (std::size_t worker = 0; worker < ranks.size() * num_threads_; ++worker) {
             all_shares_.push_back(ranks[worker / num_threads_] + size * (worker % num_threads_));
         }
-        const auto first = all_shares_.begin() + static_cast<std::ptrdiff_t>(communicator_.node_rank() * num_threads_);
-        own_shares_.assign(first, first + static_cast<std::ptrdiff_t>(num_threads_));
+        const auto first = all_shares_.begin() +
+                           static_cast<std::ptrdiff_t>(communicator_.node_rank() * num_threads_);
+        local_shares_.assign(first, first + static_cast<std::ptrdiff_t>(num_threads_));
         return;
     }
     for (std::size_t thread = 0; thread < num_threads_; ++thread) {
-        own_shares_.push_back(private_buffers_[thread].data());
+        local_shares_.push_back(private_buffers_[thread].data());
     }
-    all_shares_ = own_shares_;
+    all_shares_ = local_shares_;
     weights_ = private_buffers_[num_threads_].data();
     total_ = private_buffers_[num_threads_ + 1].data();
     if (averages_through_memory_) {
@@ -81,11 +82,12 @@ void Update::allocate() {
     }
 }
 
-void Update::sum_own(Range range) {
+void Update::sum_local(Range range) {
     on_threads(num_threads_, range, [&](Range slice) {
-        sum_blocks(own_shares_, slice, [&](std::size_t begin, const float* sum, std::size_t size) {
-            std::copy_n(sum, size, total_ + begin);
-        });
+        sum_blocks(local_shares_, slice,
+                   [&](std::size_t begin, const float* sum, std::size_t size) {
+                       std::copy_n(sum, size, total_ + begin);
+                   });
     });
 }
 
@@ -103,11 +105,12 @@ void Update::descend(const std::vector<float*>& shares, Range range, float lr) {
 
 void Update::layer_done(std::size_t layer) {
     const Layer& here = layers_[layer];
-    const bool one = num_threads_ == 1;
-    if (!one) {
-        sum_own({.begin = here.offset, .size = here.size()});
+    const bool is_single = num_threads_ == 1;
+    if (!is_single) {
+        sum_local({.begin = here.offset, .size = here.size()});
     }
-    communicator_.start_sum((one ? own_shares_.front() : total_) + here.offset, total_ + here.offset, here.size());
+    communicator_.start_sum((is_single ? local_shares_.front() : total_) + here.offset,
+                            total_ + here.offset, here.size());
     timeline_.lap(Activity::kCommunicate);
 }
 
@@ -118,9 +121,9 @@ void Update::apply(float lr) {
             communicator_.finish();
         } else {
             if (num_threads_ > 1) {
-                sum_own(all);
+                sum_local(all);
             }
-            communicator_.sum(num_threads_ > 1 ? total_ : own_shares_.front(), total_, all.size);
+            communicator_.sum(num_threads_ > 1 ? total_ : local_shares_.front(), total_, all.size);
         }
         timeline_.lap(Activity::kCommunicate);
         descend({total_}, all, lr);
@@ -132,7 +135,8 @@ void Update::apply(float lr) {
         communicator_.node_barrier();
         timeline_.lap(Activity::kWait);
     }
-    descend(all_shares_, shared ? part(all, communicator_.node_size(), communicator_.node_rank()) : all, lr);
+    descend(all_shares_,
+            shared ? part(all, communicator_.node_size(), communicator_.node_rank()) : all, lr);
     timeline_.lap(Activity::kUpdate);
     if (shared) {
         communicator_.node_barrier();
@@ -150,9 +154,10 @@ void Update::average_weights(float share_of_examples) {
     if (averages_through_memory_) {
         communicator_.node_barrier();
         timeline_.lap(Activity::kWait);
-        sum_blocks(exchange_, {.begin = 0, .size = size}, [&](std::size_t begin, const float* sum, std::size_t count) {
-            std::copy_n(sum, count, weights_ + begin);
-        });
+        sum_blocks(exchange_, {.begin = 0, .size = size},
+                   [&](std::size_t begin, const float* sum, std::size_t count) {
+                       std::copy_n(sum, count, weights_ + begin);
+                   });
         communicator_.node_barrier();
     } else {
         communicator_.sum(weights_, size);
@@ -161,7 +166,7 @@ void Update::average_weights(float share_of_examples) {
 }
 
 void Update::reset() {
-    for (float* share : own_shares_) {
+    for (float* share : local_shares_) {
         std::fill_n(share, initial_.size(), 0.0F);
     }
     if (sums_ != Sums::kShared || communicator_.node_rank() == 0) {
