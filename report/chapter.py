@@ -3,24 +3,33 @@ text by myst-nb."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
+from table_columns import TABLES
 
+from nnpar_lib.analysis import claims
 from nnpar_lib.analysis.claims import gpu
 from nnpar_lib.analysis.figures import theme
+from nnpar_lib.config.study import StudyConfig
+from nnpar_lib.experiments import regimes_study
 from nnpar_lib.records import store
+from nnpar_lib.records.kinds import Record
 
+STUDIES = "results/regimes"  # of MNIST, which are committed
+INTERVALS = {
+    ("weight_averaging", 0): ", once an epoch",
+    ("weight_averaging", 10): ", every 10 steps",
+}
 DATASETS = {
     "digits": "scikit-learn's digits (12,000 training images, moved copies included)",
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
 }
-
-
 SCROLLS = 'class="dataframe" tabindex="0"'  # what scrolls has to be reached by keyboard
 
 
@@ -34,7 +43,17 @@ class Chapter:
     def frame(self, name: str) -> pd.DataFrame:
         """Return the records of one experiment, a row each; an empty frame where it was not
         measured."""
-        return store.frame(store.load(self.results_folder / f"{name}.jsonl"))
+        return store.frame(self.records(name))
+
+    def records(self, name: str) -> list[Record]:
+        """Return the records of one experiment; none where it was not measured."""
+        return store.load(self.results_folder / f"{name}.jsonl")
+
+    def study(self) -> tuple[StudyConfig, pd.DataFrame]:
+        """Return the study of the mlp with SGD and its runs: that of these results, else the
+        committed one."""
+        file = self.results_folder / "04_mlp_sgd.json"
+        return regimes_study.load(file) if file.exists() else studies()["mlp-sgd"]
 
     def show(self, name: str, alt: str, source: pd.DataFrame | str) -> None:
         """Write the current figure and place it in the text as `name`-figure, and how its records
@@ -43,6 +62,11 @@ class Chapter:
         glue(f"{name}-figure", plt.gcf(), display=False)
         put(f"{name}-made", source if isinstance(source, str) else made(source))
         plt.close()
+
+
+def studies() -> dict[str, tuple[StudyConfig, pd.DataFrame]]:
+    """Return the committed studies and their runs, by name."""
+    return regimes_study.load_all(STUDIES)
 
 
 def made(frame: pd.DataFrame) -> str:
@@ -68,12 +92,10 @@ def made(frame: pd.DataFrame) -> str:
 
 def _count(values: pd.Series[float], word: str) -> str:
     """Return e.g. "1 and 2 ranks"."""
-    found = [f"{value:.0f}" for value in sorted(set(values)) if value > 0]
-    return (
-        " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]]))
-        + f" {word}"
-        + "s" * (found != ["1"])
-    )
+    numbers = [f"{value:.0f}" for value in sorted(set(values)) if value > 0]
+    first = [", ".join(numbers[:-1])] if len(numbers) > 1 else []
+    plural = "" if numbers == ["1"] else "s"
+    return " and ".join([*first, *numbers[-1:]]) + f" {word}{plural}"
 
 
 def _repeats(frame: pd.DataFrame) -> str:
@@ -94,6 +116,12 @@ def put(name: str, value: object) -> None:
     )
 
 
+def put_all(numbers: Mapping[str, object]) -> None:
+    """Place numbers or words in the text, each under its name."""
+    for name, value in numbers.items():
+        put(name, value)
+
+
 def put_machine(frame: pd.DataFrame) -> None:
     """Place where records were made: dataset, cpu, num-cores, torch, mpi and commit."""
     first = frame.iloc[0]
@@ -106,14 +134,42 @@ def put_machine(frame: pd.DataFrame) -> None:
     put("commit", (machine["commit"] or "unknown")[:10])
 
 
-def tabulate(name: str, table: pd.DataFrame, columns: dict[str, str], digits: int) -> None:
-    """Place columns of a table in the text, under the names that a reader knows, and with as many
-    digits as they need."""
+def tabulate(name: str, table: pd.DataFrame, spread: Mapping[str, str] | None = None) -> None:
+    """Place a table in the text with the columns, names and digits of `table_columns.TABLES`.
+
+    `spread` are columns, and their names, that depend on the records; they stand before the number
+    of repeats.
+    """
+    columns = dict(TABLES[name].columns) or {column: column for column in table}
+    if spread is not None:
+        repeats = columns.pop("num_repeats")
+        columns |= {**spread, "num_repeats": repeats}
     shown = table[list(columns)].rename(columns=columns)
     whole = [column for column in shown if _is_whole(shown[column])]
-    styler = shown.style.hide(axis="index").format(precision=digits, thousands=",", na_rep="")
+    styler = shown.style.hide(axis="index")
+    styler = styler.format(precision=TABLES[name].digits, thousands=",", na_rep="")
     styler = styler.format(precision=0, thousands=",", na_rep="", subset=whole)
     glue(name, styler.set_table_attributes(SCROLLS), display=False)
+
+
+def name_ways(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Return a table with the name of each row's way to train, `way`: that of its strategy with the
+    all-reduce or the averaging interval, whichever of the two columns `by` names."""
+    pairs = zip(table["strategy"], table[by], strict=True)
+    return table.assign(way=[_way(strategy, value, by) for strategy, value in pairs])
+
+
+def _way(strategy: str, value: object, by: str) -> str:
+    if by == "average_every":
+        return theme.style_of(strategy).label + INTERVALS.get((strategy, value), "")
+    return theme.style_of(strategy, value).label
+
+
+def verdicts(benchmarks: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of claims that the benchmarks prove; an empty one where none were run."""
+    if benchmarks.empty:
+        return pd.DataFrame(columns=list(TABLES["claims-table"].columns))
+    return claims.table(benchmarks)
 
 
 def _is_whole(column: pd.Series[float]) -> bool:

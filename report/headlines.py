@@ -1,19 +1,24 @@
-"""What the report claims, each in a sentence that is computed from records, with where to look and
-how to make it again."""
+"""What the report claims: a sentence each, computed from records, with its figure and its source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from chapter import DATASETS, Chapter
 from IPython.display import Markdown
 
-from nnpar_lib.analysis import regimes, scaling
-from nnpar_lib.analysis.cost import calibration, comparison, predictions, traced_pipelines
-from nnpar_lib.analysis.scaling import precision
-from nnpar_lib.experiments import regimes_study
-from nnpar_lib.records import store
+from nnpar_lib.analysis.claims import (
+    batch_sizes,
+    cpp,
+    data_parallelism,
+    model_parallelism,
+    precision,
+)
+from nnpar_lib.analysis.cost import calibration, predictions, ways
+from nnpar_lib.analysis.cost.cost_model import Architecture, Machine, Model
+from nnpar_lib.records.kinds import Record
 
 
 @dataclass(frozen=True)
@@ -29,18 +34,20 @@ class Headline:
 
 
 def sentences(chapter: Chapter) -> dict[str, str]:
-    """Return each claim's sentence by its name; one whose records are not there says so."""
-    return {one.name: _sentence(one, chapter) for one in HEADLINES}
+    """Return each claim's sentence by its name; one without its records says so."""
+    return {headline.name: _sentence(headline, chapter) for headline in HEADLINES}
 
 
 def listing(chapter: Chapter) -> Markdown:
     """Return all claims as a list in MyST, whose figures are cross-references."""
-    return Markdown(
-        "\n".join(
-            f"1. {_sentence(one, chapter)}\n   {{numref}}`{one.figure}`; records"
-            f" {', '.join(f'`{name}`' for name in one.records)}; made by `{one.notebook}`."
-            for one in HEADLINES
-        )
+    return Markdown("\n".join(_item(headline, chapter) for headline in HEADLINES))
+
+
+def _item(headline: Headline, chapter: Chapter) -> str:
+    records = ", ".join(f"`{name}`" for name in headline.records)
+    return (
+        f"1. {_sentence(headline, chapter)}\n   {{numref}}`{headline.figure}`; records {records};"
+        f" made by `{headline.notebook}`."
     )
 
 
@@ -48,147 +55,117 @@ def _sentence(headline: Headline, chapter: Chapter) -> str:
     missing = [
         name for name in headline.records if not list(chapter.results_folder.glob(f"{name}*"))
     ]
-    return (
-        f"not measured ({', '.join(missing)} is missing)" if missing else headline.sentence(chapter)
-    )
+    if missing:
+        return f"not measured ({', '.join(missing)} is missing)"
+    return headline.sentence(chapter)
 
 
 def _ladder(chapter: Chapter) -> str:
-    ladder = chapter.frame("02_ladder")
-    epoch = scaling.seconds_per_epoch(ladder).groupby(ladder["label"], sort=False).median()
+    numbers = data_parallelism.ladder(chapter.frame("02_ladder"))
     return (
-        "A first attempt at message passing takes"
-        f" {epoch['root and workers'] / epoch['serial']:.2f} times as long an epoch as a tutorial's"
-        f" serial loop; with its causes mended one by one, {ladder['num_ranks'].max()} ranks take"
-        f" {epoch['serial'] / epoch['+ shared memory']:.1f} times less than that loop."
+        f"A first attempt at message passing takes {numbers['ladder-first']:.2f} times as long an"
+        " epoch as a tutorial's serial loop; with its causes mended one by one,"
+        f" {numbers['num-ranks']} ranks take {numbers['ladder-last']:.1f} times less than that"
+        " loop."
     )
 
 
 def _allreduce(chapter: Chapter) -> str:
-    seconds = scaling.bandwidth(chapter.frame("00_allreduce")).set_index(
-        ["num_elements", "allreduce"]
-    )["seconds"]
+    numbers = data_parallelism.allreduce(chapter.frame("00_allreduce"))
     return (
         "Summing the gradient of the mlp through shared memory is"
-        f" {seconds[235_146, 'mpi'] / seconds[235_146, 'shared']:.1f} times as fast as MPI's"
-        " all-reduce."
+        f" {numbers['shared-factor']:.1f} times as fast as MPI's all-reduce."
     )
 
 
 def _efficiency(chapter: Chapter) -> str:
-    weak = scaling.weak_scaling(chapter.frame("02_weak_scaling"))
-    shared = weak[(weak["strategy"] == "gradient_averaging") & (weak["allreduce"] == "shared")]
-    most = shared[shared["num_ranks"] == shared["num_ranks"].max()].set_index("model")
+    numbers = data_parallelism.efficiencies(chapter.frame("02_weak_scaling"))
+    mlp, cnn = (numbers[f"efficiency-{model}"] / 100 for model in data_parallelism.MODELS)
     return (
-        f"With the same work for each, {most['num_ranks'].max()} ranks have a parallel efficiency"
-        f" of {most.loc['mlp', 'efficiency']:.2f} for the mlp and"
-        f" {most.loc['cnn', 'efficiency']:.2f} for the cnn, with the weights of a serial run."
+        f"With the same work for each, {numbers['efficiency-mlp-ranks']} ranks have a parallel"
+        f" efficiency of {mlp:.2f} for the mlp and {cnn:.2f} for the cnn, with the weights of a"
+        " serial run."
     )
 
 
 def _accuracy(chapter: Chapter) -> str:
-    accuracy = chapter.frame("01_accuracy").set_index("model")
-    return (
-        " and ".join(
-            f"the {model} reads {accuracy.loc[model, 'final_test_accuracy']:.2%} of the test images"
-            f" after {accuracy.loc[model, 'num_epochs']} epochs"
-            for model in ("mlp", "cnn")
-        ).capitalize()
-        + "."
-    )
+    numbers = data_parallelism.serial_accuracies(chapter.frame("01_accuracy"))
+    parts = [
+        f"the {model} reads {numbers[f'accuracy-{model}'] / 100:.2%} of the test images after"
+        f" {numbers[f'epochs-{model}']} epochs"
+        for model in data_parallelism.MODELS
+    ]
+    return " and ".join(parts).capitalize() + "."
 
 
 def _averaging(chapter: Chapter) -> str:
-    runs = chapter.frame("02_averaging")
-    found = scaling.accuracy(runs[runs["model"] == "mlp"], ["strategy", "average_every"]).set_index(
-        ["strategy", "average_every"]
-    )["median"]
+    numbers = data_parallelism.averaging(chapter.frame("02_averaging"))
+    serial = numbers["averaging-serial"]
     return (
-        "Averaging gradients ends"
-        f" {100 * (found['gradient_averaging', 0] - found['serial', 0]):+.2f} points from serial"
-        " training, averaging weights once an epoch"
-        f" {100 * (found['weight_averaging', 0] - found['serial', 0]):+.2f}."
+        f"Averaging gradients ends {numbers['averaging-gradients'] - serial:+.2f} points from"
+        " serial training, averaging weights once an epoch"
+        f" {numbers['averaging-epoch'] - serial:+.2f}."
     )
 
 
 def _pipeline(chapter: Chapter) -> str:
-    traced = [
-        record
-        for record in store.load(chapter.results_folder / "03_schedules.jsonl")
-        if any(record.events)
-    ]
-    found = traced_pipelines.table(traced).set_index("label")
+    numbers = model_parallelism.bubbles(chapter.records("03_schedules"))
     return (
-        f"A pipeline of the cnn is idle {found.loc['cnn, 1f1b', 'bubble']:.0%} of the time, for its"
-        f" layers are not equal, and reaches {found.loc['cnn, 1f1b', 'share']:.0%} of what its"
-        " schedule allows."
+        f"A pipeline of the cnn is idle {numbers['bubble']:.0f}% of the time, for its layers are"
+        f" not equal, and reaches {numbers['share-cnn-1f1b']:.0f}% of what its schedule allows."
     )
 
 
 def _best_way(chapter: Chapter) -> str:
-    speed = comparison.speed(chapter.frame("05_grid"))
-    real = speed[~speed["oversubscribed"]]
-    wins = real.loc[
-        real.groupby(["num_parameters", "global_batch_size"])["speedup"].idxmax(), "label"
-    ]
-    most = wins.str.replace(", ", " on ").value_counts()
-    return (
-        f"Of {len(wins)} pairs of a network and a batch, {most.index[0]} is the fastest way in"
-        f" {most.iloc[0]}"
-        + "".join(f", {name} in {count}" for name, count in most.iloc[1:].items())
-        + "."
-    )
+    grid, models, _ = _cost_model_of(chapter)
+    best = ways.fastest(ways.side_by_side(grid, models)).sort_values(ways.PROBLEM)
+    wins = best["label"].str.replace(", ", " on ").value_counts()
+    counts = [f"{name} in {count}" for name, count in wins.items()]
+    counts[0] = f"{wins.index[0]} is the fastest way in {wins.iloc[0]}"
+    return f"Of {len(best)} pairs of a network and a batch, {', '.join(counts)}."
 
 
 def _cost_model(chapter: Chapter) -> str:
-    costs, grid = (
-        store.load(chapter.results_folder / f"05_{name}.jsonl") for name in ("costs", "grid")
-    )
-    num_ranks = max(record.num_ranks for record in grid if not record.oversubscribed)
-    found = predictions.compare(
-        grid, calibration.models(costs, num_ranks), calibration.machine(costs)
-    )
+    grid, models, machine = _cost_model_of(chapter)
+    errors = predictions.errors(predictions.compare(grid, models, machine)).loc["all"]
     return (
         "Two numbers a message and two a block foretell the time of a step to"
-        f" {predictions.median_error(found):.1%} in the median of"
-        f" {(~found['oversubscribed']).sum()} configurations."
+        f" {errors['median']:.1%} in the median of {errors['count']:.0f} configurations."
     )
 
 
 def _larger(chapter: Chapter) -> str:
-    costs, grid = (
-        store.load(chapter.results_folder / f"05_{name}.jsonl") for name in ("costs", "grid")
-    )
-    num_ranks = max(record.num_ranks for record in grid if not record.oversubscribed)
-    machine, models = calibration.machine(costs), calibration.models(costs, num_ranks)
-    cores = predictions.cores_like(
-        models[max(models, key=lambda key: models[key].parameter_bytes)], machine
-    )
-    words = []
-    for one, sizes, kind in ((cores, (64, 128), "cores"), (predictions.V100, (8, 16), "GPUs")):
-        for p in sizes:
-            rows = predictions.predict(one, num_ranks=p, global_batch_size=1024, num_layers=128)
-            best = rows.loc[rows["speedup"].idxmax()]
-            words.append(
-                f"{best['speedup']:.0f} on {p} {kind} ({best['strategy'].replace('_', ' ')})"
-            )
+    _, models, machine = _cost_model_of(chapter)
+    table = ways.largest_speedups(ways.larger_machines(models, machine))
+    best = table.loc[table.groupby(["kind", "num_ranks"], sort=False)["speedup"].idxmax()]
+    words = ", ".join(map(_speedup_in_words, best.to_dict("records")))
     return (
         "Predicted, not measured: 128 layers of 1,024 features at a batch of 1,024 have a"
-        " speedup of " + ", ".join(words) + "."
+        f" speedup of {words}."
     )
+
+
+def _speedup_in_words(row: dict[str, Any]) -> str:
+    kind = {"cores": "cores", "gpus": "GPUs"}[row["kind"]]
+    strategy = row["strategy"].replace("_", " ")
+    return f"{row['speedup']:.0f} on {row['num_ranks']} {kind} ({strategy})"
+
+
+def _cost_model_of(
+    chapter: Chapter,
+) -> tuple[list[Record], dict[Architecture, Model], Machine]:
+    """Return the records of all ways side by side, and the cost model as calibrated beside them."""
+    costs, grid = map(chapter.records, ("05_costs", "05_grid"))
+    num_ranks = max(record.num_ranks for record in grid if not record.oversubscribed)
+    return grid, calibration.models(costs, num_ranks), calibration.machine(costs)
 
 
 def _regimes(chapter: Chapter) -> str:
-    own = chapter.results_folder / "04_mlp_sgd.json"
-    study, runs = (
-        regimes_study.load(own)
-        if own.exists()
-        else regimes_study.load_all("results/regimes")["mlp-sgd"]
-    )
-    goal = regimes.hardest_goal(regimes.study(runs))
-    fit = regimes.fits(runs[runs["goal_error"] == goal]).query("preferred").iloc[0]
+    study, runs = chapter.study()
+    hardest = batch_sizes.hardest_goal(runs)
+    fit = hardest.fit
     return (
-        f"Doubling the batch halves the steps of the mlp to {goal:.0%} error on"
+        f"Doubling the batch halves the steps of the mlp to {hardest.error:.0%} error on"
         f" {DATASETS[study.dataset]} up to a batch of {fit['ends_perfect']:.0f}; beyond"
         f" {fit['begins_maximal']:.0f} it gains next to nothing. The critical batch size is"
         f" {fit['b_crit']:.0f} [{fit['b_crit_low']:.0f}, {fit['b_crit_high']:.0f}]."
@@ -196,36 +173,23 @@ def _regimes(chapter: Chapter) -> str:
 
 
 def _resnet(chapter: Chapter) -> str:
-    faster = precision.speedups(chapter.frame("06_precision"), "plain float32").set_index(
-        ["model", "label"]
-    )["speedup"]
-    both = precision.speedups(chapter.frame("06_ranks"), "serial").set_index("label")["speedup"]
-    num_ranks = chapter.frame("06_ranks")["num_ranks"].max()
+    layout = precision.layout_numbers(chapter.frame("06_precision"))
+    ranks = precision.rank_numbers(chapter.frame("06_ranks"))
     return (
-        f"bfloat16 with channels last trains the cnn {faster['cnn', 'bf16, channels last']:.2f} and"
-        f" ResNet-18 {faster['resnet18', 'bf16, channels last, im2col']:.2f} times as fast,"
-        f" ResNet-18 with its convolutions as matrix products; {num_ranks} ranks train ResNet-18"
-        f" with an efficiency of {both['statistics local'] / num_ranks:.2f} (local batch"
-        f" statistics) or {both['statistics synchronised'] / num_ranks:.2f} (synchronised)."
+        f"bfloat16 with channels last trains the cnn {layout['faster-cnn']:.2f} and ResNet-18"
+        f" {layout['faster-products']:.2f} times as fast, ResNet-18 with its convolutions as"
+        f" matrix products; {ranks['num-ranks']} ranks train ResNet-18 with an efficiency of"
+        f" {ranks['efficiency-local']:.2f} (local batch statistics) or"
+        f" {ranks['efficiency-synchronised']:.2f} (synchronised)."
     )
 
 
 def _cpp(chapter: Chapter) -> str:
-    framework = chapter.frame("07_framework")
-    ratio = {
-        batch: (
-            scaling.paired_ratio(
-                framework,
-                {"strategy": "serial", "global_batch_size": batch},
-                {"strategy": "cpp", "global_batch_size": batch},
-            ).median
-        )
-        for batch in (8, 1024)
-    }
+    numbers = cpp.framework_numbers(chapter.frame("07_framework"))
     return (
-        f"The same mlp in C++ is {ratio[8]:.1f} times as fast as PyTorch at a batch of 8 and"
-        f" {ratio[1024]:.2f} times at 1,024: what the framework costs weighs less in a larger"
-        " batch."
+        f"The same mlp in C++ is {numbers['cpp-ahead-8']:.1f} times as fast as PyTorch at a batch"
+        f" of 8 and {numbers['cpp-ahead-1024']:.2f} times at 1,024: what the framework costs"
+        " weighs less in a larger batch."
     )
 
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import pandas as pd
 
+from nnpar_lib.analysis.claims import benchmarks
 from nnpar_lib.analysis.claims.benchmarks import Claim
 from nnpar_lib.analysis.scaling.ratio import Ratio
 from nnpar_lib.analysis.scaling.speedups import paired_ratio
 
 NUM_PIXELS, NUM_CLASSES = 784, 10
 HIDDEN_WIDTHS = (256, 128)
+SGEMM_BATCH_SIZE = 1024
+SGEMM_GOAL = 0.8
 
 
 def _way(
@@ -88,3 +91,56 @@ def sgemm_share(frame: pd.DataFrame, batch_size: int) -> Ratio:
         ]
     )
     return paired_ratio(rates, {"what": "product"}, {"what": "step"}, "rate")
+
+
+def framework_numbers(framework: pd.DataFrame) -> dict[str, Any]:
+    """Return how far C++ is ahead of PyTorch by batch size, and the overhead in percent."""
+    in_cpp = framework[framework["strategy"] == "cpp"]
+    numbers: dict[str, Any] = {
+        "compiler": in_cpp["provenance"].iloc[0]["compiler"],
+        "cpp-repeats": framework["repeat"].nunique(),
+    }
+    for batch_size in (8, 32, 1024):
+        serial = {"strategy": "serial", "global_batch_size": batch_size}
+        ratio = paired_ratio(framework, serial, {**serial, "strategy": "cpp"}).median
+        numbers[f"cpp-ahead-{batch_size}"] = ratio
+        numbers[f"cpp-overhead-{batch_size}"] = 100 * max(0.0, 1 - 1 / ratio)
+    return numbers
+
+
+def efficiencies(messages: pd.DataFrame) -> dict[str, Any]:
+    """Return the parallel efficiency of two ranks by program and all-reduce."""
+    ways = [("cpp", "cpp", "cpp", kind) for kind in ("shared", "mpi", "overlapped")]
+    ways += [("torch", "gradient_averaging", "serial", kind) for kind in ("shared", "mpi")]
+    numbers = {}
+    for program, strategy, base, kind in ways:
+        parallel = {"strategy": strategy, "num_ranks": 2, "allreduce": kind}
+        ratio = paired_ratio(messages, {"strategy": base, "num_ranks": 1}, parallel)
+        numbers[f"efficiency-{program}-{kind}"] = ratio.median / 2
+    return numbers
+
+
+def accuracies(runs: pd.DataFrame) -> dict[str, Any]:
+    """Return the final test accuracy in percent of both programs, and the epochs."""
+    final = runs.set_index("strategy")["final_test_accuracy"]
+    return {
+        "cpp-accuracy": 100 * final["cpp"],
+        "torch-accuracy": 100 * final["gradient_averaging"],
+        "cpp-epochs": runs["num_epochs"].iloc[0],
+    }
+
+
+def table(framework: pd.DataFrame, messages: pd.DataFrame, threads: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a claim on the program in C++, that on its largest product included."""
+    rows = benchmarks.table(pd.concat([framework, messages, threads]), CLAIMS)
+    share = sgemm_share(threads, SGEMM_BATCH_SIZE)
+    rows.loc[len(rows)] = {
+        "claim": f"rate of a step over its largest sgemm, one thread, batch {SGEMM_BATCH_SIZE}",
+        "measured": share.median,
+        "low": share.low,
+        "high": share.high,
+        "num_repeats": share.num_repeats,
+        "goal": SGEMM_GOAL,
+        "verdict": "reached" if share.median >= SGEMM_GOAL else "missed",
+    }
+    return rows

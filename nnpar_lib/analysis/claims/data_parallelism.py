@@ -1,0 +1,88 @@
+"""What the report says of data parallelism: numbers and tables, by the names that its text uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from nnpar_lib.analysis import scaling
+
+GRADIENT_SIZE = 235_146  # numbers in the gradient of the mlp
+MODELS = ("mlp", "cnn")
+
+
+def ladder(runs: pd.DataFrame) -> dict[str, Any]:
+    """Return how long the first and the last rung take, relative to the serial loop."""
+    epoch = scaling.seconds_per_epoch(runs).groupby(runs["label"], sort=False).median()
+    return {
+        "ladder-first": epoch["root and workers"] / epoch["serial"],
+        "ladder-last": epoch["serial"] / epoch["+ shared memory"],
+        "num-ranks": runs["num_ranks"].max(),
+        "ladder-repeats": runs["repeat"].nunique(),
+    }
+
+
+def allreduce(sweep: pd.DataFrame) -> dict[str, Any]:
+    """Return the microseconds of summing the gradient of the mlp by MPI and in shared memory."""
+    table = scaling.bandwidth(sweep)
+    seconds = table[table["num_elements"] == GRADIENT_SIZE].set_index("allreduce")["seconds"]
+    shared, mpi = (float(seconds[kind]) for kind in ("shared", "mpi"))
+    return {"shared-us": 1e6 * shared, "mpi-us": 1e6 * mpi, "shared-factor": mpi / shared}
+
+
+def efficiencies(weak: pd.DataFrame) -> dict[str, Any]:
+    """Return the parallel efficiency in percent of the most ranks, with quartiles, by model."""
+    table = scaling.weak_scaling(weak)
+    shared = table[
+        (table["strategy"] == "gradient_averaging") & (table["allreduce"] == "shared")
+    ].sort_values("num_ranks")
+    numbers: dict[str, Any] = {"weak-repeats": int(table["num_repeats"].min())}
+    for model in MODELS:
+        row = shared[shared["model"] == model].iloc[-1]
+        numbers[f"efficiency-{model}"] = 100 * row["efficiency"]
+        numbers[f"efficiency-{model}-low"] = 100 * row["low"] / row["num_workers"]
+        numbers[f"efficiency-{model}-high"] = 100 * row["high"] / row["num_workers"]
+        numbers[f"efficiency-{model}-ranks"] = row["num_ranks"]
+    return numbers
+
+
+def serial_accuracies(runs: pd.DataFrame) -> dict[str, Any]:
+    """Return the final test accuracy in percent and the epochs of each serial training."""
+    rows = runs.set_index("model")
+    accuracies = {f"accuracy-{m}": 100 * rows["final_test_accuracy"][m] for m in MODELS}
+    return accuracies | {f"epochs-{m}": rows["num_epochs"][m] for m in MODELS}
+
+
+def averaging(runs: pd.DataFrame) -> dict[str, Any]:
+    """Return the median test accuracy in percent of the mlp for each way to average."""
+    mlp = runs[runs["model"] == "mlp"]
+    table = scaling.accuracy(mlp, ["strategy", "average_every"])
+    median = table.set_index(["strategy", "average_every"])["median"]
+    return {
+        "averaging-serial": 100 * median["serial", 0],
+        "averaging-gradients": 100 * median["gradient_averaging", 0],
+        "averaging-ten": 100 * median["weight_averaging", 10],
+        "averaging-epoch": 100 * median["weight_averaging", 0],
+        "num-seeds": mlp["seed"].nunique(),
+    }
+
+
+def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return median and range of the test accuracy in percent, a row a model, strategy and
+    averaging interval."""
+    table = scaling.accuracy(runs, ["model", "strategy", "average_every"])
+    percent = ["median", "min", "max"]
+    table[percent] *= 100
+    return table
+
+
+def efficiency_table(weak: pd.DataFrame) -> pd.DataFrame:
+    """Return `weak_scaling` with whole samples a second and the spread of the efficiency.
+
+    `spread_low` and `spread_high` bound it, and `spread` names them to a reader.
+    """
+    table = scaling.weak_scaling(weak)
+    for column in scaling.spread_columns(table):
+        table[column] /= table["num_workers"]
+    return table.assign(samples_per_second=table["samples_per_second"].astype(int))
