@@ -8,7 +8,7 @@ from pathlib import Path
 from nnpar_lib.config import RunConfig, rules
 from nnpar_lib.config.environment import launched_rank
 from nnpar_lib.datasets import files as data_files
-from nnpar_lib.launch import environment
+from nnpar_lib.launch import environment, memory_need
 from nnpar_lib.records import checkpoint_file
 
 
@@ -27,6 +27,7 @@ def check(config: RunConfig) -> None:
             "cuda_graph records the work of a GPU, and device='cpu' has none; leave cuda_graph out,"
             " or use device='cuda'"
         )
+    memory_need.check(config, environment.num_nodes())
     data_files.ensure(config.dataset)
 
 
