@@ -14,20 +14,13 @@ from typing import cast
 
 from nnpar_lib.cli.options import config_from
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.environment import launched_rank, memory_folder
+from nnpar_lib.config.environment import launched_rank, launched_size, memory_folder
 from nnpar_lib.launch import environment, lifeline, native, preflight, tasks
 from nnpar_lib.launch.rank_output import ProgressDisplay
 from nnpar_lib.records import store, trace
 from nnpar_lib.records.kinds import Record, RunRecord
 from nnpar_lib.records.provenance import provenance
 
-SIZE_VARIABLES = (
-    "OMPI_COMM_WORLD_SIZE",
-    "PMIX_SIZE",
-    "PMI_SIZE",
-    "SLURM_STEP_NUM_TASKS",
-    "SLURM_NTASKS",
-)
 COLUMNS = {
     "strategy": "strategy",
     "model": "model",
@@ -69,13 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
     if size is None and config.num_ranks > 1:
         return _launch(config.num_ranks)
     return _train_here(config, arguments)
-
-
-def launched_size() -> int | None:
-    """Return the number of ranks that mpiexec or srun launched, None in a process alone."""
-    if launched_rank() is None:
-        return None
-    return next((int(os.environ[name]) for name in SIZE_VARIABLES if name in os.environ), 1)
 
 
 def complain(message: str) -> None:

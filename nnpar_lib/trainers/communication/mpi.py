@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnpar_lib.config.environment import launched_rank
+from nnpar_lib.config.environment import launched_rank, launched_size
+from nnpar_lib.records.provenance import loaded_mpi
 from nnpar_lib.trainers.communication.communicator import (
     Communicator,
     Request,
@@ -35,7 +36,23 @@ def world() -> Communicator:
     """Return all ranks that were launched together; alone, a group of one that needs no MPI."""
     if launched_rank() is None:
         return SingleCommunicator()
-    return MpiCommunicator(_mpi().COMM_WORLD)
+    ranks = MpiCommunicator(_mpi().COMM_WORLD)
+    _check_launcher(ranks.size)
+    return ranks
+
+
+def _check_launcher(size: int) -> None:
+    """Raise a ValueError where the launcher and the library belong to different MPIs.
+
+    Each rank is then alone in a world of its own, would train the whole run, and write its records.
+    """
+    num_launched = launched_size()
+    if size == 1 and num_launched not in (None, 1):
+        raise ValueError(
+            f"mpiexec started {num_launched} ranks, but the MPI library that mpi4py loaded"
+            f" ({loaded_mpi()}) sees {size}: they belong to different MPIs; name the library's"
+            " own launcher with NNPAR_MPIEXEC, or the launcher's library with MPI4PY_LIBMPI"
+        )
 
 
 @cache

@@ -9,6 +9,7 @@ import pytest
 
 from nnpar_lib.launch import installation, mpi_settings
 from nnpar_lib.launch.installation import INTEL, MPICH, OPENMPI, UNKNOWN
+from tests.conftest import run_python
 
 SAYINGS = {
     "mpiexec (Open MPI) 5.0.11": (OPENMPI, "5.0.11"),
@@ -111,3 +112,12 @@ def test_ranks_are_told_the_library_that_belongs_to_their_launcher(site):
     assert variables["MPI4PY_LIBMPI"] == str(site.parents[1] / "lib" / "libmpi.so.40")
     settings = mpi_settings.settings(chosen, {"MPI4PY_LIBMPI": "mine.so"})
     assert "MPI4PY_LIBMPI" not in {setting.name for setting in settings}
+
+
+def test_ranks_whose_library_is_another_mpi_s_are_refused_in_one_line():
+    launcher = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    options = ("--strategy", "gradient_averaging", "--num-steps", "3")
+    process = run_python("-m", "nnpar_lib", "run", *options, **launcher)
+    assert process.returncode == 2, process.stderr
+    (line,) = process.stderr.strip().splitlines()
+    assert "mpiexec started 2 ranks" in line and "sees 1" in line and "NNPAR_MPIEXEC" in line
