@@ -22,6 +22,7 @@ BOOKKEEPING: Role = "bookkeeping"  # what is kept, watched and reported
 class Option:
     """What a field says about itself.
 
+    - `default` is the value where none is given.
     - `text` and `choices` are what `--help` shows.
     - `role` is one of `problem`, `method` and `bookkeeping`.
     - `read_by` names, for each of some other fields, the values that look at this one:
@@ -36,6 +37,7 @@ class Option:
     - `tells_runs_apart` is False where two runs that differ in nothing else are the same run.
     """
 
+    default: Any
     text: str
     choices: tuple[str, ...]
     role: Role | None
@@ -67,6 +69,7 @@ def option(
     `fixed` left out is True for the parts of the problem that change the rate.
     """
     description = Option(
+        default=default,
         text=text,
         choices=tuple(choices),
         role=role,

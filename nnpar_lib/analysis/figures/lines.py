@@ -264,6 +264,8 @@ def _distinctions(
         among = table if column in ("num_ranks", "threads_per_rank") else same
         if (
             column == "strategy"
+            or row[column] is None
+            or row[column] != row[column]  # NaN: it does not read the option
             or among[column].nunique(dropna=False) == 1
             or (on_one_rank and column == "num_ranks")
         ):

@@ -346,7 +346,7 @@ def _rates(frame: pd.DataFrame, *also: str) -> pd.DataFrame:
 
 def _evaluations(frame: pd.DataFrame, x: str) -> pd.DataFrame:
     """Return median and range of the test accuracy at each evaluation of each way to run."""
-    runs = frame[frame["history"].str.len() > 0]
+    runs = scaling.runs_of(frame[frame["history"].str.len() > 0])
     points = runs.explode("history", ignore_index=True)
     history = pd.json_normalize(points["history"].tolist())
     points = points.drop(columns=[c for c in history if c in points]).join(history)

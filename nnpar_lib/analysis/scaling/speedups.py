@@ -18,7 +18,9 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from nnpar_lib.analysis.scaling.ratio import Ratio, ratio_of
-from nnpar_lib.config import option
+from nnpar_lib.config.network import DEFAULT_HIDDEN
+from nnpar_lib.config.option import METHOD as OF_METHOD
+from nnpar_lib.config.option import PROBLEM as OF_PROBLEM
 from nnpar_lib.config.sections import OPTIONS, with_role
 from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES
 
@@ -31,12 +33,12 @@ PROBLEM = (
     "experiment",
     "num_parameters",
     "local_batch_size",
-    *with_role(option.PROBLEM, rates_only=True),
+    *with_role(OF_PROBLEM, rates_only=True),
 )
 # Runs that differ in one of these solved the problem in another way: that is what is compared. The
 # record has the threads that a run got, where its config may leave their number to the machine.
 METHOD = tuple(
-    "threads_per_rank" if name == "num_threads" else name for name in with_role(option.METHOD)
+    "threads_per_rank" if name == "num_threads" else name for name in with_role(OF_METHOD)
 )
 ALWAYS_KEPT = (
     "model",
@@ -140,7 +142,7 @@ def strong_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -
     says which rows are the baseline, by default serial runs of one thread; where several
     configurations match, the fastest is taken, so that no speedup is won from a slow baseline.
     """
-    return _scaling(_without_idle_options(runs_of(frame)), base)
+    return _scaling(runs_of(frame), base)
 
 
 def weak_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -152,7 +154,7 @@ def weak_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> 
     Columns and `base` are those of `strong_scaling`, with `local_batch_size` in place of the global
     one.
     """
-    runs = _without_idle_options(runs_of(frame))
+    runs = runs_of(frame)
     local = runs["global_batch_size"] / runs["num_ranks"]
     return _scaling(runs.assign(local_batch_size=local).drop(columns="global_batch_size"), base)
 
@@ -165,7 +167,7 @@ def time_split(frame: pd.DataFrame) -> pd.DataFrame:
     `other` is the rest. `wait` is NaN where an exchange has no barrier of its own: there the
     waiting is part of `communicate`.
     """
-    runs = _without_idle_options(runs_of(frame))
+    runs = runs_of(frame)
     parts = ["compute", "communicate", "wait"]
     shares = {
         p: pd.to_numeric(runs[f"{p}_seconds"], errors="coerce") / runs["train_seconds"]
@@ -245,39 +247,61 @@ def fit_alpha_beta(num_bytes: npt.ArrayLike, seconds: npt.ArrayLike) -> AlphaBet
 
 
 def keys(frame: pd.DataFrame) -> list[str]:
-    """Return the columns that tell configurations apart: those every table shows, and others that
+    """Return the columns that tell configurations apart: those of every table, and those that
     vary."""
-    return [
-        c
-        for c in (*PROBLEM, *METHOD)
-        if c in frame and (c in ALWAYS_KEPT or frame[c].nunique(dropna=False) > 1)
-    ]
+    names = [name for name in (*PROBLEM, *METHOD) if name in frame]
+    return [name for name in names if name in ALWAYS_KEPT or _varies(frame, name)]
+
+
+def _varies(frame: pd.DataFrame, name: str) -> bool:
+    """Return whether a column has several values; for what some models read, with one model."""
+    by_model = name in OPTIONS and "model" in OPTIONS[name].read_by and "model" in frame
+    if name in PROBLEM and by_model:
+        return bool(frame.groupby("model")[name].nunique(dropna=False).max() > 1)
+    return frame[name].nunique(dropna=False) > 1
 
 
 def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of training runs; none at all is a ValueError."""
+    """Return the rows of training runs; none at all is a ValueError.
+
+    An option counts only for the runs that read it: the others have NaN there, or the common value
+    where it does not vary, so that runs which differ in nothing else are repeats. A record from
+    before an option was there has its default.
+    """
     runs = frame[frame["kind"] == "run"] if "kind" in frame else frame
     if runs.empty:
         raise ValueError(
             "the frame holds no training runs; run some, or look at another file of records"
         )
-    return runs
+    names = [name for name in (*PROBLEM, *METHOD) if name in OPTIONS and name in runs]
+    return runs.assign(**{n: _read_values(runs, n) for n in names if n not in ALWAYS_KEPT})
 
 
-def _without_idle_options(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return runs without the values of options that they did not read.
+def _read_values(runs: pd.DataFrame, name: str) -> pd.Series[Any]:
+    """Return a column of an option, without the values that runs did not read."""
+    option = OPTIONS[name]
+    values = _with_defaults(runs, name, option.default)
+    is_read = pd.Series(True, index=runs.index)
+    for reader, read_values in option.read_by.items():
+        if reader in runs:
+            is_read &= runs[reader].isin(read_values)
+    if is_read.all() or values[is_read].nunique(dropna=False) > 1:
+        return values.where(is_read)
+    common = values[is_read].iloc[0] if is_read.any() else option.default
+    return values.map(lambda _: common)
 
-    Runs that differ in nothing else are repeats of one configuration. The columns that every table
-    shows stay as they are.
-    """
-    runs = runs.copy()
-    for name in (*PROBLEM, *METHOD):
-        if name not in runs or name not in OPTIONS or name in ALWAYS_KEPT:
-            continue
-        for reader, values in OPTIONS[name].read_by.items():
-            if reader in runs:
-                runs[name] = runs[name].where(runs[reader].isin(values))
-    return runs
+
+def _with_defaults(runs: pd.DataFrame, name: str, default: Any) -> pd.Series[Any]:
+    """Return a column with the default of an option where a record says nothing."""
+    is_missing = runs[name].isna()
+    if not is_missing.any():
+        return runs[name]
+    defaults = [default] * len(runs)
+    if name == "hidden" and "model" in runs:
+        defaults = [DEFAULT_HIDDEN[model] for model in runs["model"]]
+    pairs = zip(is_missing, defaults, runs[name], strict=True)
+    values = [default if missing else value for missing, default, value in pairs]
+    return pd.Series(values, index=runs.index)
 
 
 def _scaling(runs: pd.DataFrame, base: Mapping[str, Any] | None) -> pd.DataFrame:
