@@ -7,9 +7,10 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nnpar_lib import __version__
+from nnpar_lib.cli import mpi
 from nnpar_lib.cli import run as shell
 from nnpar_lib.cli.options import (
     add_bench_options,
@@ -19,8 +20,9 @@ from nnpar_lib.cli.options import (
     add_run_options,
 )
 from nnpar_lib.config import RunConfig
-from nnpar_lib.launch import preflight
+from nnpar_lib.launch import installed_files, preflight
 from nnpar_lib.records import store
+from nnpar_lib.records.provenance import package_versions
 
 WRONG_USE = 2  # exit status
 
@@ -55,13 +57,28 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+class _Version(argparse.Action):
+    """Prints the versions; which MPI that is, is looked up only then."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print and end."""
+        print(f"nnpar {__version__}")
+        for package in ("torch", "mpi4py"):
+            print(f"{package} {package_versions().get(package, 'is missing')}")
+        print(mpi.version())
+        parser.exit()
+
+
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m nnpar_lib",
         description="The runs of the notebooks, from a shell or a batch job.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action=_Version, help="name nnpar, torch and MPI, and end")
     parser.set_defaults(run=_print_help, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
     for command in COMMANDS:
@@ -122,6 +139,16 @@ def _sweep_speed(arguments: argparse.Namespace) -> int:
     return sweep_speed.run(arguments)
 
 
+def _copy_notebooks(arguments: argparse.Namespace) -> int:
+    copies = installed_files.copy_notebooks(arguments.folder)
+    print(f"{len(copies)} notebooks are in {arguments.folder}")
+    return 0
+
+
+def _add_notebooks_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the copies are to be")
+
+
 def _merge(arguments: argparse.Namespace) -> int:
     preflight.check_writable(arguments.out)
     num_new, num_known = store.merge(arguments.out, arguments.files)
@@ -155,6 +182,13 @@ COMMANDS = (
         "measure how fast a sweep of regimes is, on one engine and on two",
         _add_sweep_speed_options,
         _sweep_speed,
+    ),
+    Command("mpi", "say which MPI the ranks use, and try it", mpi.add_options, mpi.run),
+    Command(
+        "notebooks",
+        "copy the notebooks of this version into a folder",
+        _add_notebooks_options,
+        _copy_notebooks,
     ),
 )
 MERGE = Command(

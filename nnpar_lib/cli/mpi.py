@@ -11,13 +11,33 @@ import tempfile
 
 from nnpar_lib.config.environment import memory_folder
 from nnpar_lib.launch import environment, installation, mpi_settings
+from nnpar_lib.records.provenance import library_version
 
 FIRST_EXCHANGE = "nnpar_lib.trainers.tasks.first_exchange"
 SECONDS = 120
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument(
+        "--num-ranks", type=int, default=2, metavar="N", help="ranks that try it (default: 2)"
+    )
+
+
+def version() -> str:
+    """Return one line about the MPI that ranks use: the library's own word, and its launcher."""
+    try:
+        chosen = installation.find()
+    except RuntimeError as error:
+        return f"no MPI: {error}"
+    library = chosen.library
+    return f"{library_version(library) if library else chosen.name} ({chosen.mpiexec})"
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print the installation and its settings, then what the ranks say; return the exit status."""
+    if arguments.num_ranks < 1:
+        raise ValueError(f"--num-ranks {arguments.num_ranks} is too small; take at least 1")
     chosen = installation.find()
     print(describe(chosen))
     outcome = first_exchange(arguments.num_ranks)
