@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := report
-.PHONY: help report report-from-results test check bench gpu-report cpp lab clean
+.PHONY: help report report-from-results test quick check hooks bench gpu-report cpp lab clean
 
 PYTHON ?= python3
 DATASET ?= digits
@@ -27,8 +27,14 @@ report-from-results: $(READY)  ## render the committed records of MNIST again, w
 test: $(READY)  ## run every check and the whole test suite
 	@tests/run
 
-check: $(READY)  ## run the quick checks alone: ruff, mypy, stripped notebooks
+quick: $(READY)  ## run the checks, the unit tests and one real case of each kind, in three minutes
+	@tests/run quick
+
+check: $(READY)  ## run the checks alone: ruff, mypy, stripped notebooks, clang-format, workflows
 	@tests/run check
+
+hooks: $(READY)  ## have git check what is committed (.pre-commit-config.yaml)
+	@$(BIN)/pre-commit install
 
 bench: $(READY)  ## measure what the project claims about speed and print it as one table
 	@$(BIN)/python -m nnpar_lib bench --dataset $(DATASET)

@@ -263,6 +263,7 @@ def server(tmp_path_factory):
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_downloaded_and_checked(
     server, synthetic, mirror, tmp_path, monkeypatch
 ):
@@ -381,6 +382,7 @@ def test_the_kernel_side_imports_neither_torch_nor_the_engine_side():
     assert not [name for name in loaded if name.startswith("nnpar_lib.trainers")]
 
 
+@pytest.mark.slow
 def test_torchvision_can_be_imported_and_nothing_is_declared_twice():
     code = (
         "from nnpar_lib.datasets import torchvision_operators as operators; import torch;first ="

@@ -112,6 +112,7 @@ def test_what_there_is_no_time_for_is_named_and_nothing_started(tmp_path):
     assert not (tmp_path / "gpu.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_takes_no_other_with_it(tmp_path):
     out, plan = tmp_path / "gpu.jsonl", parts("cpu", TINY)
     broken = Part(experiment="broken", num_ranks=1, measure=Engines.time_trials, groups=({},))
@@ -124,6 +125,7 @@ def test_a_part_that_fails_takes_no_other_with_it(tmp_path):
     assert list(gpu.speeds(frame)["label"]) == ["1 rank", "mpi", "gloo", "gloo, graph"]
 
 
+@pytest.mark.slow
 def test_a_cpu_measures_trials_and_differences_in_small():
     plan = parts("cpu", TINY)
     trials = [config.to_dict() for config in plan["gpu-sweep"].groups[0].values()]

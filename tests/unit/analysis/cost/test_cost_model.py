@@ -308,6 +308,7 @@ def test_a_model_on_a_gpu_costs_its_operations_and_a_fixed_time_a_pass():
         predictions.moved(RunConfig(model="resnet18"), Model(blocks=blocks), gpu)
 
 
+@pytest.mark.slow
 def test_the_guide_to_other_machines_holds_what_the_cost_model_says():
     process = run_python("cluster/predict.py")
     assert process.returncode == 0, process.stderr
@@ -328,6 +329,7 @@ def test_a_wrong_price_is_refused_in_one_line(price, complaint):
     )
 
 
+@pytest.mark.slow
 def test_a_price_an_hour_becomes_a_cost():
     process = run_python("cluster/predict.py", "--price-per-hour", "8 cores=3600")
     row = next(line for line in process.stdout.splitlines() if line.startswith("| 8 cores"))

@@ -49,6 +49,7 @@ def test_without_noise_the_parameters_come_back_whatever_the_sharpness():
         assert curve.q[0] == pytest.approx(q, rel=0.06)
 
 
+@pytest.mark.slow
 def test_the_interval_of_b_crit_covers_the_truth_as_often_as_it_says(studies):
     covered = []
     for runs in studies:
@@ -58,6 +59,7 @@ def test_the_interval_of_b_crit_covers_the_truth_as_often_as_it_says(studies):
     assert 0.90 <= np.mean(covered) <= 0.99
 
 
+@pytest.mark.slow
 def test_labels_are_right_where_the_slope_is_far_from_a_threshold(studies):
     labels = {size: [] for size in SIZES}
     for runs in studies[:60]:
@@ -81,6 +83,7 @@ def test_three_batch_sizes_are_undetermined():
     assert regimes.fits(runs)["status"].tolist() == [regimes.UNDETERMINED]
 
 
+@pytest.mark.slow
 def test_pure_noise_is_undetermined():
     labels, found = [], []
     for seed in range(8):
@@ -91,6 +94,7 @@ def test_pure_noise_is_undetermined():
     assert found.count(regimes.UNDETERMINED) >= 0.95 * len(found)
 
 
+@pytest.mark.slow
 def test_the_better_form_is_preferred():
     for q, form in ((1.0, "hyperbola"), (2.5, "sharp")):
         preferred = [

@@ -252,6 +252,7 @@ def fingerprint():
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
+@pytest.mark.slow
 def test_digits_and_orders_are_the_same_in_another_process_with_other_seeds_and_threads():
     code = (
         "import torch, numpy, test_batches; torch.manual_seed(99); numpy.random.seed(99);"

@@ -56,6 +56,7 @@ def test_channels_last_computes_the_same(config):
 
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("stem", ["imagenet", "small"])
+@pytest.mark.slow
 def test_products_of_windows_are_the_same_convolutions(stem, memory_format):
     config = RESNET.replace(dtype="float64", stem=stem, memory_format=memory_format)
     assert difference(config, config.replace(convolution="im2col")) < 1e-12

@@ -1,5 +1,7 @@
 """What a strategy is built from, and what it does not need."""
 
+import pytest
+
 from tests.conftest import run_python
 
 STEP_SERIALLY = """
@@ -22,9 +24,11 @@ def imports_cuda_graph(*, cuda_graph):
     return process.stdout.strip() == "True"
 
 
+@pytest.mark.slow
 def test_a_serial_step_does_not_import_the_code_of_cuda_graphs():
     assert not imports_cuda_graph(cuda_graph=False)
 
 
+@pytest.mark.slow
 def test_a_recorded_step_does():
     assert imports_cuda_graph(cuda_graph=True)

@@ -55,6 +55,7 @@ def recorders(monkeypatch):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_a_recorded_run_ends_where_a_plain_one_ends(name, recorders):
     config = CASES[name]
     plain = train(config, SingleCommunicator())
@@ -148,6 +149,7 @@ def test_what_a_rank_holds_in_memory_does_not_depend_on_the_record(recorders):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
+@pytest.mark.slow
 def test_recorded_trials_end_where_they_end_without(optimizer, recorders):
     configs = [
         MLP.replace(optimizer=optimizer, lr=lr, seed=seed, lr_schedule="linear")

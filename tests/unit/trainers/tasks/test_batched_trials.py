@@ -39,6 +39,7 @@ def alone(config):
 
 
 @pytest.mark.parametrize(("model", "optimizer"), CASES)
+@pytest.mark.slow
 def test_each_trial_ends_where_it_ends_alone(model, optimizer):
     configs = [
         RunConfig(optimizer=optimizer, lr=lr, momentum=momentum, seed=seed, **(BASE | model))
