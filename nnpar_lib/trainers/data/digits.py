@@ -1,4 +1,4 @@
-"""The digits of scikit-learn, enlarged to the size of MNIST's and made more by small moves."""
+"""The digits of scikit-learn, enlarged to the size of MNIST's; moved copies augment them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nnpar_lib.config.network import IMAGE_SIZE
 from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES
 from nnpar_lib.datasets import files
 
-# of the split and of the moves: the data set is the same in every run, whatever the run's seed
+# seed of the split and of the moves: the data set is the same in every run
 SEED = 0
 PICTURES_PER_TEST_PICTURE = 5
 FILE = "datasets/data/digits.csv.gz"  # within scikit-learn
 MAX_VALUE = 16.0
-# the 8x8 pictures are enlarged to this and get a margin, as those of MNIST have, in which to move
+# the 8x8 pictures are enlarged to this size; a margin, as in MNIST, leaves room for moves
 SIZE = 20
 MAX_ROTATION_DEGREES = 10.0
 MAX_SHIFT_PIXELS = 2.0
@@ -29,7 +29,7 @@ MAX_SCALE_CHANGE = 0.1
 def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return training images uint8 [12000, 28, 28] and labels int64, test images and labels.
 
-    The pictures are split first, then enlarged; moved copies are made of training pictures only.
+    The pictures are split, then enlarged; moved copies are made of training pictures only.
     """
     pictures, labels = read()
     train, test = split(labels)
@@ -63,36 +63,34 @@ def read() -> tuple[Tensor, Tensor]:
 
 
 def split(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices of the training and of the test pictures, int64: a fifth of each class is
-    for the test."""
+    """Return the indices of the training and the test pictures, int64: a fifth of each class is for
+    tests."""
     random = np.random.default_rng(SEED)
     shuffled = random.permutation(len(labels))
     by_class = shuffled[np.argsort(labels.numpy()[shuffled], kind="stable")]
     is_test = np.arange(len(labels)) % PICTURES_PER_TEST_PICTURE == 0
-    train, test = (
-        torch.from_numpy(random.permutation(by_class[chosen])) for chosen in (~is_test, is_test)
-    )
+    train = torch.from_numpy(random.permutation(by_class[~is_test]))
+    test = torch.from_numpy(random.permutation(by_class[is_test]))
     return train, test
 
 
 def _enlarge(pictures: Tensor) -> Tensor:
-    """Turn pictures [N, 8, 8] with values 0..16 into [N, 28, 28] with values 0..1 and an empty
-    margin."""
+    """Turn pictures [N, 8, 8] with values 0..16 into [N, 28, 28] with values 0..1 and a margin."""
     margin = (IMAGE_SIZE - SIZE) // 2
     large = functional.interpolate((pictures / MAX_VALUE).unsqueeze(1), size=SIZE, mode="bilinear")
     return functional.pad(large, (margin,) * 4).squeeze(1)
 
 
 def _move(images: Tensor) -> Tensor:
-    """Rotate, scale and shift each image [N, 28, 28] a little, at random but always alike."""
+    """Rotate, scale and shift each image [N, 28, 28] a little, by a fixed random sequence."""
     random = np.random.default_rng(SEED)
     angle, scale, x, y = torch.from_numpy(random.uniform(-1, 1, (4, len(images)))).float()
     angle = angle * np.deg2rad(MAX_ROTATION_DEGREES)
     scale = 1 + scale * MAX_SCALE_CHANGE
-    shift = (
-        torch.stack([x, y], 1) * MAX_SHIFT_PIXELS * 2 / IMAGE_SIZE
-    )  # the sampling grid spans -1..1
-    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    # the sampling grid spans -1..1
+    shift = torch.stack([x, y], 1) * MAX_SHIFT_PIXELS * 2 / IMAGE_SIZE
+    cos = torch.cos(angle) / scale
+    sin = torch.sin(angle) / scale
     matrices = torch.stack(
         [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
     )
@@ -102,8 +100,7 @@ def _move(images: Tensor) -> Tensor:
 
 
 def _sample(images: Tensor, matrices: Tensor) -> Tensor:
-    """Move each image [n, 28, 28] as its matrix [n, 2, 3] says; a chunk of them at a time stays in
-    the cache."""
+    """Move each image [n, 28, 28] by its matrix [n, 2, 3]; chunks of images fit the cache."""
     grid = functional.affine_grid(
         matrices, [len(images), 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False
     )

@@ -1,4 +1,4 @@
-"""The training set cut in two: what is trained on, and what decides whether a goal is reached."""
+"""The training set cut in two: examples to train on, and examples that decide on a goal."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from nnpar_lib.trainers.data import digits
 from nnpar_lib.trainers.data.batches import DataSet, load, normalise
 
 SPLIT_SEED = 0  # the split is the same in every run
-CHUNK = 250  # examples that are classified before the mistakes are counted
-MEMORY = 0.8  # of an example's score, which the next classification leaves
+CHUNK = 250  # examples that are classified before mistakes are counted
+MEMORY = 0.8  # share of an example's score that remains after the next classification
 
 
 @functools.cache
 def load_split(name: str) -> DataSet:
-    """Return a data set whose training part lacks the validation examples, which stand in the place
-    of the test set.
+    """Return a data set without its test set: validation examples, held out, take its place.
 
-    The test set itself has no part in a study: what chooses metaparameters must not be what they
-    are judged by.
+    A study must not choose metaparameters by the test set, by which they are judged.
     """
     data = load(name)
     held_out = torch.zeros(len(data.train_labels), dtype=torch.bool)
@@ -41,10 +39,10 @@ def load_split(name: str) -> DataSet:
 
 
 def validation_indices(name: str) -> Tensor:
-    """Return which training examples are held out, int64.
+    """Return the indices of the training examples that are held out, int64.
 
-    Those of digits are all copies of some pictures: a moved copy of a picture that is trained on
-    would be no test.
+    Of digits, all copies of some pictures are held out: no moved copy of a training picture is
+    among them.
     """
     num_examples = len(load(name).train_labels)
     if name == "digits":
@@ -54,37 +52,32 @@ def validation_indices(name: str) -> Tensor:
 
 
 def _digits_held_out(num_examples: int, num_wanted: int) -> Tensor:
-    """Return every copy of the last pictures, whose number of copies is the smaller of the two that
-    occur."""
+    """Return every copy of the last pictures, each of which has the smaller number of copies."""
     num_pictures = len(digits.split(digits.read()[1])[0])
     num_held_out = num_wanted // (num_examples // num_pictures)
-    indices = torch.arange(
-        num_examples
-    )  # copies follow the pictures in their order, round after round
+    indices = torch.arange(num_examples)  # copies follow in the order of pictures, in rounds
     return indices[indices % num_pictures >= num_pictures - num_held_out]
 
 
 class Validator:
-    """Counts mistakes on the validation examples, and stops as soon as there are more than matter.
+    """Counts mistakes on the validation examples, and stops when there are too many.
 
-    Examples that were mistaken most and last are looked at first: a model that is far from its goal
-    is found out after a fraction of the examples. The answer is exact, whatever the order.
+    Examples that were classified wrongly most often and most recently come first, so that a model
+    far from its goal is rejected after a fraction of them. The order does not change the answer.
     """
 
     def __init__(self, data: DataSet, config: RunConfig) -> None:
+        self._data = data
+        self._dtype = getattr(torch, config.dtype)
         # bytes: as numbers, the sets of two engines would fill the cache that they share
-        self._images, self._data, self._dtype = (
-            data.test_images.to(config.device),
-            data,
-            getattr(torch, config.dtype),
-        )
+        self._images = data.test_images.to(config.device)
         self._labels = data.test_labels.to(config.device)
         self._scores = torch.zeros(len(self._labels), device=config.device)
         self.num_examples = len(self._labels)
 
     @torch.no_grad()
     def mistakes(self, predict: Callable[[Tensor], Tensor], most: int) -> int | None:
-        """Return how many examples are predicted wrongly, None where they are more than `most`."""
+        """Return the number of wrong predictions, None where there are more than `most`."""
         num_wrong = 0
         for chunk in self._scores.argsort(descending=True, stable=True).split(CHUNK):
             images = normalise(self._images[chunk], self._data, self._dtype)

@@ -1,5 +1,4 @@
-"""The networks, each as a Sequential of atomic blocks, so that any of them can be cut into
-stages."""
+"""The networks, each a Sequential of atomic blocks that can be cut into stages."""
 
 from __future__ import annotations
 
@@ -21,24 +20,23 @@ MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.
 
 
 def build(config: RunConfig) -> nn.Sequential:
-    """Return the network of a config: images [N, 1, 28, 28] in, logits [N, 10] out, on its device
-    and in its dtype.
+    """Return the network of a config, from images [N, 1, 28, 28] to logits [N, 10].
 
     The weights are a function of `config.seed` and the architecture alone: they are drawn in
-    float32 on the CPU and then converted, so every rank, dtype and device starts from the same
-    numbers. torch's global generators stay as they were.
+    float32 on the CPU and then converted to the config's device and dtype, so every rank, dtype and
+    device starts from the same numbers. torch's global generators do not change.
     """
     return network(config, *blocks(config))
 
 
 class Network(nn.Sequential):
-    """Blocks in a row that compute in the precision of their config; what comes out is in that of
-    the weights."""
+    """Blocks in sequence that compute in the precision of their config; outputs have the type of
+    weights."""
 
     precision = "float32"
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return what the blocks make of their input."""
+        """Return the output of the last block."""
         if self.precision == "float32":
             return super().forward(inputs)  # type: ignore[no-untyped-call, no-any-return]
         with torch.autocast(inputs.device.type, torch.bfloat16):
@@ -46,8 +44,10 @@ class Network(nn.Sequential):
 
 
 class Flatten(nn.Flatten):
-    """torch's layer, whose gradient lies in memory as its input does: the pooling before it would
-    copy it twice."""
+    """torch's layer, but its gradient keeps the memory format of the input.
+
+    Otherwise the backward pass of the pooling before it would copy the gradient twice.
+    """
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return [n, features]."""
@@ -65,14 +65,13 @@ def _is_channels_last(images: Tensor) -> bool:
 
 def network(config: RunConfig, *some_blocks: nn.Module) -> Network:
     """Return a network of these blocks of a model."""
-    found = Network(*some_blocks)
-    found.precision = config.precision
-    return found
+    model = Network(*some_blocks)
+    model.precision = config.precision
+    return model
 
 
 def blocks(config: RunConfig) -> Iterator[nn.Sequential]:
-    """Yield the blocks of the network one after the other, so that a rank can drop those that it
-    does not hold."""
+    """Yield the blocks of the network one at a time: a rank drops those that it does not hold."""
     dtype = getattr(torch, config.dtype)
     generator = torch.Generator().manual_seed(config.seed).get_state()
     remaining = _draw_blocks(config)
@@ -88,10 +87,10 @@ def blocks(config: RunConfig) -> Iterator[nn.Sequential]:
 
 
 def boundary_shapes(config: RunConfig) -> list[tuple[int, ...]]:
-    """Return the shape of one example before each block and behind the last one; nothing is
-    allocated."""
+    """Return the shape of an example before each block and after the last; nothing is allocated."""
+    shapes = []
     with torch.device("meta"):
-        example, shapes = torch.empty(1, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.float32), []
+        example = torch.empty(1, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.float32)
         for block in _draw_blocks(config):
             shapes.append(tuple(example.shape[1:]))
             example = block.eval()(example)
@@ -100,8 +99,7 @@ def boundary_shapes(config: RunConfig) -> list[tuple[int, ...]]:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Use what was learnt: normalise with running statistics instead of a batch's own, and do not
-    change them."""
+    """Meanwhile, normalise with running statistics instead of a batch's, and do not update them."""
     for model in models:
         model.eval()
     yield
@@ -110,7 +108,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Return how many numbers the training changes."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
@@ -128,13 +126,12 @@ def _mlp_blocks(config: RunConfig) -> Iterator[nn.Sequential]:
 
 
 def _cnn_blocks(config: RunConfig) -> Iterator[nn.Sequential]:
-    """Convolutions without padding, one pooling after the last of them, then fully connected
-    layers.
+    """Yield convolutions without padding, pooling after the last of them, then linear layers.
 
-    The pooling comes before the ReLU: the largest of some numbers is the same one, and fewer are
-    left.
+    The pooling comes before the ReLU, which does not change the result and has fewer inputs then.
     """
-    size, num_out = IMAGE_SIZE, 1
+    size = IMAGE_SIZE
+    num_out = 1
     for index, (num_in, num_out) in enumerate(itertools.pairwise((1, *config.channels)), start=1):
         block = nn.Sequential(
             Convolution(num_in, num_out, config.kernel_size, way=config.convolution)
@@ -148,8 +145,7 @@ def _cnn_blocks(config: RunConfig) -> Iterator[nn.Sequential]:
 
 
 def _linear_blocks(num_features: int, hidden_widths: tuple[int, ...]) -> Iterator[nn.Sequential]:
-    """Flatten, then fully connected layers: a ReLU after each but the last, which gives the
-    logits."""
+    """Yield linear layers on flattened inputs; a ReLU follows each but the last."""
     widths = (num_features, *hidden_widths, NUM_CLASSES)
     for index, (num_in, num_out) in enumerate(itertools.pairwise(widths), start=1):
         layers: list[nn.Module] = [nn.Linear(num_in, num_out, dtype=torch.float32)]

@@ -1,5 +1,5 @@
-"""ResNet-18 as a Sequential of atomic blocks: torchvision's network, with one channel of input and
-10 classes."""
+"""ResNet-18 as a Sequential of atomic blocks: torchvision's network for one input channel and 10
+classes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,8 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.models.batch_norm import BatchNorm
 from nnpar_lib.trainers.models.im2col import Convolution
 
-STRIDES = (
-    1,
-    1,
-    2,
-    1,
-    2,
-    1,
-    2,
-    1,
-)  # of the residual blocks; where it is 2, the number of channels doubles
+# of the residual blocks; where the stride is 2, the number of channels doubles
+STRIDES = (1, 1, 2, 1, 2, 1, 2, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -31,8 +23,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, num_in: int, num_out: int, stride: int, way: str) -> None:
         super().__init__()
-        self.conv1, self.norm1 = _convolution(num_in, num_out, 3, stride, way), BatchNorm(num_out)
-        self.conv2, self.norm2 = _convolution(num_out, num_out, 3, 1, way), BatchNorm(num_out)
+        self.conv1 = _convolution(num_in, num_out, 3, stride, way)
+        self.norm1 = BatchNorm(num_out)
+        self.conv2 = _convolution(num_out, num_out, 3, 1, way)
+        self.norm2 = BatchNorm(num_out)
         self.shortcut = nn.Sequential()
         if stride > 1:
             self.shortcut.extend(
@@ -48,8 +42,8 @@ class ResidualBlock(nn.Module):
 
 
 def blocks(config: RunConfig, num_classes: int) -> Iterator[nn.Sequential]:
-    """Yield the stem, eight residual blocks and the classifier; weights as torchvision draws
-    them."""
+    """Yield the stem, eight residual blocks and the classifier, with torchvision's initial
+    weights."""
     yield _stem(config)
     num_channels = itertools.accumulate(
         STRIDES, lambda width, stride: width * stride, initial=config.width
@@ -62,8 +56,7 @@ def blocks(config: RunConfig, num_classes: int) -> Iterator[nn.Sequential]:
 
 
 def _stem(config: RunConfig) -> nn.Sequential:
-    """Return the first block: for 224x224 pixels as published, or one that leaves 28x28 pixels as
-    they are."""
+    """Return the first block: the published one for 224x224 pixels, or one that keeps 28x28."""
     size, stride = (7, 2) if config.stem == "imagenet" else (3, 1)
     convolution = _convolution(1, config.width, size, stride, config.convolution)
     stem = nn.Sequential(convolution, BatchNorm(config.width), nn.ReLU(inplace=True))
