@@ -1,18 +1,18 @@
-"""What a rank spends its time on: every second of training is booked to one activity."""
+"""What a rank spends its time on: every second of training is booked to an activity."""
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
 from time import perf_counter
 
-LOAD = "load"  # take a batch out of the data set and normalise it
+LOAD = "load"  # select a batch and normalise it
 FORWARD = "forward"
 BACKWARD = "backward"
 UPDATE = "update"  # the optimizer's step
 COMMUNICATE = "communicate"  # a collective exchange
 SEND = "send"
 RECEIVE = "receive"
-WAIT = "wait"  # for ranks that are not there yet: at a barrier, or for the message of another stage
+WAIT = "wait"  # for other ranks: at a barrier, or for the message of another stage
 OTHER = "other"
 ACTIVITIES = (LOAD, FORWARD, BACKWARD, UPDATE, COMMUNICATE, SEND, RECEIVE, WAIT, OTHER)
 Event = tuple[str, int, int, float, float]
@@ -21,9 +21,9 @@ Event = tuple[str, int, int, float, float]
 class Timeline:
     """A clock that books the time since its last lap to the activity that just ended.
 
-    Laps follow each other without a gap, so the activities add up to the time between `start` and
+    Laps follow each other without gaps, so the activities add up to the time between `start` and
     the last lap. Each lap is also an event (activity, stage, micro-batch, start, end), in seconds
-    since the first `start` after a reset; those of the last `num_traced_steps` steps are kept.
+    since the first `start` after a reset; the events of the last `num_traced_steps` steps are kept.
     Stage and micro-batch are -1 where there is none.
     """
 
@@ -36,19 +36,18 @@ class Timeline:
         self._is_running = True
 
     def start(self) -> None:
-        """Begin a stretch of training; what happened since the last lap (an evaluation, say) is not
-        booked."""
+        """Start the clock; the time since the last lap (of an evaluation, say) is not booked."""
         self._is_running = True
         self._last = perf_counter()
         if self._origin is None:
             self._origin = self._last
 
     def stop(self) -> None:
-        """Book no lap until the next `start`: a forward pass may now be that of an evaluation."""
+        """Ignore laps until the next `start`: those of an evaluation are no training."""
         self._is_running = False
 
     def begin_step(self) -> None:
-        """Begin a new list of events."""
+        """Start a new list of events."""
         self._events = []
         self._steps.append(self._events)
 
@@ -62,7 +61,7 @@ class Timeline:
         self._last = now
 
     def reset(self) -> None:
-        """Forget everything booked so far."""
+        """Forget all booked seconds and events."""
         self.seconds.clear()
         self._steps.clear()
         self._origin = None
@@ -70,7 +69,7 @@ class Timeline:
 
     @property
     def events(self) -> list[Event]:
-        """The events of the last steps."""
+        """The events of the last `num_traced_steps` steps."""
         origin = self._origin or 0.0
         return [
             (activity, stage, microbatch, start - origin, end - origin)
@@ -80,5 +79,5 @@ class Timeline:
 
     @property
     def total_seconds(self) -> float:
-        """All the seconds booked."""
+        """The sum of the booked seconds."""
         return sum(self.seconds.values())

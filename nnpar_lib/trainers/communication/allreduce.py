@@ -1,5 +1,5 @@
-"""Ways to sum a flat buffer over ranks: through shared memory, by one call of MPI or another
-library, in buckets."""
+"""Ways to sum a flat buffer over ranks: through shared memory, in one call of a library, in
+buckets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, OTHER, WAIT, Time
 
 
 class Allreduce(Protocol):
-    """A buffer and the way to sum it: write this rank's addend into `buffer`, call `reduce_`, read
-    the sum there.
+    """A buffer and the way to sum it: write the addend to `buffer`, call `reduce_`, read the sum.
 
     Every rank reads the same bits. `measures_wait` says whether the time at the barrier before the
-    exchange, which is imbalance and not communication, is booked apart.
+    exchange, which is imbalance and not communication, is booked separately.
     """
 
     buffer: Tensor
@@ -28,7 +27,7 @@ class Allreduce(Protocol):
         """Replace the buffer by its sum over ranks (collective)."""
 
     def free(self) -> None:
-        """Give the memory back (collective)."""
+        """Free the memory (collective)."""
 
 
 def build(
@@ -46,11 +45,10 @@ def build(
 
 
 class QueuedAllreduce:
-    """One all-reduce of the whole buffer by what the communicator sums with, without a barrier
-    before it.
+    """One all-reduce of the whole buffer by the communicator, without a barrier before it.
 
-    On a GPU it joins the queue behind the backward pass and this rank's host goes on at once, so
-    that nothing of its time is waiting for others.
+    On a GPU it is queued behind the backward pass and the host continues at once, so that waiting
+    for other ranks cannot be measured.
     """
 
     measures_wait = False
@@ -72,7 +70,7 @@ class QueuedAllreduce:
 
 
 class MpiAllreduce(QueuedAllreduce):
-    """One blocking MPI_Allreduce of the whole buffer: one message, so its latency is paid once."""
+    """One blocking MPI_Allreduce of the whole buffer: its latency is paid once."""
 
     measures_wait = True
 
@@ -86,9 +84,9 @@ class MpiAllreduce(QueuedAllreduce):
 class SharedAllreduce:
     """An all-reduce through memory that the ranks of a node share, with MPI between nodes.
 
-    Each rank sums its slice of all the ranks' buffers and writes the sum back into all of them, so
-    that a number crosses the memory bus a few times instead of passing through messages. Of several
-    nodes, one rank each, the leader, then sums its node's result with the other leaders'.
+    Each rank sums its slice of all buffers and writes the sum back to all of them, so that a number
+    crosses the memory bus a few times instead of passing through messages. Of several nodes, the
+    leaders, one rank of each node, then sum the nodes' results.
     """
 
     measures_wait = True
@@ -99,13 +97,13 @@ class SharedAllreduce:
         self._memory = node.allocate_shared(like.numel(), like.dtype)
         self._leaders = communicator.node_leaders
         self._is_one_node = communicator.size == node.size
-        self._own = self._memory.buffers[node.rank]
-        mine = part(like.numel(), node.size, node.rank)
-        self._slices = [buffer[mine] for buffer in self._memory.buffers]
-        self.buffer = self._own if like.device.type == "cpu" else torch.zeros_like(like)
+        self._local = self._memory.buffers[node.rank]
+        local_part = part(like.numel(), node.size, node.rank)
+        self._slices = [buffer[local_part] for buffer in self._memory.buffers]
+        self.buffer = self._local if like.device.type == "cpu" else torch.zeros_like(like)
 
     def reduce_(self) -> None:
-        self._stage(self.buffer, self._own)
+        self._stage(self.buffer, self._local)
         self._timeline.lap(OTHER)
         self._memory.barrier()
         self._timeline.lap(WAIT)
@@ -113,22 +111,21 @@ class SharedAllreduce:
         if not self._is_one_node:
             self._sum_nodes()
         self._memory.barrier()
-        self._stage(self._own, self.buffer)
+        self._stage(self._local, self.buffer)
         self._timeline.lap(COMMUNICATE)
 
     def free(self) -> None:
         self._slices.clear()
-        self._own = self.buffer = torch.empty(0)
+        self._local = self.buffer = torch.empty(0)
         self._memory.free()
 
     def _sum_slices(self) -> None:
-        """Sum in the order of ranks, whoever computes the slice, so that the result does not depend
-        on the split."""
-        total, *others = self._slices
-        for other in others:
-            total += other
-        for other in others:
-            other.copy_(total)
+        """Sum in the order of ranks, so that the result does not depend on the slices."""
+        total, *addends = self._slices
+        for addend in addends:
+            total += addend
+        for addend in addends:
+            addend.copy_(total)
 
     def _sum_nodes(self) -> None:
         self._memory.barrier()
@@ -136,22 +133,20 @@ class SharedAllreduce:
             self._leaders.allreduce_sum_(self._memory.buffers[0])
         self._memory.barrier()
         if self._leaders is None:
-            self._own.copy_(self._memory.buffers[0])
+            self._local.copy_(self._memory.buffers[0])
 
     @staticmethod
     def _stage(source: Tensor, target: Tensor) -> None:
-        """Copy between a GPU and the shared memory; on a CPU the gradients lie in it already."""
+        """Copy between a GPU and the shared memory, in which gradients on a CPU are already."""
         if source is not target:
             target.copy_(source)
 
 
 class BucketedAllreduce:
-    """Non-blocking all-reduces of consecutive buckets, the last bucket first, as the backward pass
-    fills them.
+    """Non-blocking all-reduces of buckets, the last bucket first, as the backward pass fills them.
 
-    MPI moves a non-blocking operation only while someone calls into it, so each new bucket also
-    drives the earlier ones on. There is no barrier before the exchange: waiting counts as
-    communication.
+    MPI progresses a non-blocking operation only during calls to it, so each new bucket also tests
+    the earlier ones. There is no barrier before the exchange: waiting counts as communication.
     """
 
     measures_wait = False
@@ -176,8 +171,7 @@ class BucketedAllreduce:
         self._timeline.lap(COMMUNICATE)
 
     def fill_from(self, offset: int) -> None:
-        """Say that the buffer is complete from this offset to its end, and send what makes a whole
-        bucket."""
+        """Mark the buffer complete from this offset to its end; start to sum whole buckets."""
         self._filled_from = offset
         due = self._posted_from - self._bucket_elements
         if offset <= due or (offset == 0 and self._posted_from > 0):

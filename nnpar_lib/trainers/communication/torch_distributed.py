@@ -1,5 +1,5 @@
-"""torch.distributed beside MPI, which starts it: for gradient averaging over nccl, and for torch's
-own strategies."""
+"""torch.distributed, started through MPI: for gradient averaging over nccl or gloo, and for torch's
+strategies."""
 
 from __future__ import annotations
 

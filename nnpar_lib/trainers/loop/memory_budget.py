@@ -1,4 +1,4 @@
-"""A limit to the memory of a rank that is enforced: what does not fit fails."""
+"""An enforced limit to the memory of a rank."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MIB = 2**20
 
 @contextmanager
 def memory_budget(num_mib: int, device: str) -> Iterator[None]:
-    """Let this process allocate only so many MiB more than it has now; 0 sets no limit.
+    """Meanwhile, let this process allocate at most so many MiB more; 0 sets no limit.
 
-    On a CPU its address space is limited, on a GPU torch's share of the memory. Raises a
-    MemoryError that says what to do where an allocation fails meanwhile.
+    On a CPU the address space is limited, on a GPU torch's share of the memory. An allocation that
+    fails becomes a MemoryError that names the remedy.
     """
     if not num_mib:
         yield
@@ -29,7 +29,7 @@ def memory_budget(num_mib: int, device: str) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _too_small(num_mib) from error
     except RuntimeError as error:
-        if "allocate memory" not in str(error):  # torch has no type of its own for this on a CPU
+        if "allocate memory" not in str(error):  # torch has no error type for this on a CPU
             raise
         raise _too_small(num_mib) from error
     finally:

@@ -18,12 +18,11 @@ from nnpar_lib.trainers.communication.communicator import Communicator
 
 @dataclass(frozen=True)
 class Placement:
-    """What a rank was given: threads, whether it has cores of its own, and whether its node has too
-    few of them.
+    """What a rank was given: threads, whether they are bound, whether the node has too few cores.
 
-    `gpu` has the `name` of its GPU, how many the node's ranks have (`num_gpus`), how many of them
-    share one at most (`ranks_per_gpu`), and whether MPI takes tensors from it (`cuda_aware_mpi`) or
-    by way of pinned memory of the host; nothing on a CPU.
+    `gpu` is empty on a CPU. Else it has the `name` of the GPU, the number of GPUs that the node's
+    ranks use (`num_gpus`), the largest number of ranks on a GPU (`ranks_per_gpu`), and whether MPI
+    takes tensors from it directly (`cuda_aware_mpi`) or through pinned memory of the host.
     """
 
     num_threads: int
@@ -33,12 +32,11 @@ class Placement:
 
 
 def place(config: RunConfig, communicator: Communicator) -> Placement:
-    """Set this process's threads, cores and GPU for a run (collective); return what all ranks of a
-    node are told.
+    """Set this process's threads, cores and GPU for a run (collective); return them.
 
-    A rank that is bound cannot be moved onto another's core by the operating system, which a
-    launcher that binds nothing allows. Ranks take the GPUs of their node in turn. Raises a
-    ValueError, on all ranks of a node, where they would share GPUs and must not.
+    The operating system cannot move a bound rank to the core of another. Ranks take the GPUs of
+    their node in turn. Raises a ValueError, on all ranks of a node, where they would share GPUs and
+    must not.
     """
     node = communicator.node
     cores = sorted(set().union(*node.allgather_objects(INITIAL_CORES)))
@@ -53,19 +51,17 @@ def place(config: RunConfig, communicator: Communicator) -> Placement:
 
 
 def _take_gpu(config: RunConfig, node: Communicator) -> dict[str, Any]:
-    """Take this rank's GPU (collective over the node). Its identity, not its number, says who else
-    has it."""
+    """Take this rank's GPU (collective over the node); ranks that share it see the same UUID."""
     torch.cuda.set_device(node.rank % torch.cuda.device_count())
-    torch.backends.cudnn.allow_tf32 = (
-        False  # torch's default for convolutions keeps 10 bits: float32 means float32
-    )
-    mine = torch.cuda.get_device_properties(torch.cuda.current_device())
-    ranks_by_gpu = Counter(node.allgather_objects(str(mine.uuid)))
+    # torch's default rounds the inputs of convolutions to 10 bits: float32 means float32 here
+    torch.backends.cudnn.allow_tf32 = False
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+    ranks_by_gpu = Counter(node.allgather_objects(str(gpu.uuid)))
     problem = rules.shared_gpus(config, node.size, len(ranks_by_gpu))
     if problem:
         raise ValueError(problem)
     return {
-        "name": mine.name,
+        "name": gpu.name,
         "num_gpus": len(ranks_by_gpu),
         "ranks_per_gpu": max(ranks_by_gpu.values()),
         "cuda_aware_mpi": node.takes_gpu_tensors,
@@ -73,9 +69,8 @@ def _take_gpu(config: RunConfig, node: Communicator) -> dict[str, Any]:
 
 
 def _bind(cores: list[int]) -> None:
-    """Bind every thread of this process, for those of the thread pool outlive a run."""
+    """Bind every thread of this process: those of the thread pool outlive a run."""
     for task in Path("/proc/self/task").iterdir():
-        with suppress(
-            OSError
-        ):  # a thread that has just ended, or a core that the launcher keeps from this rank
+        # a thread may have ended, and a launcher may keep a core from this rank
+        with suppress(OSError):
             os.sched_setaffinity(int(task.name), cores)

@@ -1,8 +1,7 @@
-"""Batch normalisation whose statistics are those of one rank's examples, or of the examples of all
-ranks together.
+"""Batch normalisation with statistics of one rank's examples, or of the examples of all ranks.
 
-The statistics are those of the examples that pass the layer together: a micro-batch, where a batch
-is cut into some.
+Statistics are taken over the examples that pass the layer together: a micro-batch, where batches
+are cut into micro-batches.
 """
 
 from __future__ import annotations
@@ -25,12 +24,11 @@ class Sums(Protocol):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """torch's layer; with `exchange` set, a training step takes mean and variance over the examples
-    of all ranks.
+    """torch's layer; with `exchange` set, training normalises over the examples of all ranks.
 
-    Synchronised, a step is that of one rank with the whole micro-batch, to rounding: forward and
-    backward pass each sum two numbers a channel over ranks (Ioffe and Szegedy 2015 for the
-    gradient).
+    A synchronised step equals that of one rank with the whole micro-batch up to rounding: forward
+    and backward pass each sum two numbers per channel over ranks (the gradient is that of Ioffe and
+    Szegedy 2015).
     """
 
     exchange: Sums | None = None
@@ -62,11 +60,10 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class _Synchronised(torch.autograd.Function):
-    """Normalise over all ranks; what a rank's weights get is its addend, for gradients are summed
-    over ranks later.
+    """Normalise over all ranks; weight gradients are a rank's addends, which are summed later.
 
-    torch's own kernels do the work: with statistics that are given, their gradient is the one for
-    constant statistics, to which the part that flows through mean and variance is added.
+    torch's kernels compute with given statistics, so that their input gradient is that for constant
+    statistics; the part through mean and variance is added to it.
     """
 
     @staticmethod
@@ -74,20 +71,24 @@ class _Synchronised(torch.autograd.Function):
         context: Any, inputs: Tensor, weight: Tensor, bias: Tensor, eps: float, exchange: Sums
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean, variance, count = _statistics(inputs, weight, exchange)
-        used = mean.to(weight), variance.to(weight)
-        context.save_for_backward(inputs, weight, *used)
-        context.exchange, context.count, context.eps = exchange, float(count), eps
+        statistics = (mean.to(weight), variance.to(weight))
+        context.save_for_backward(inputs, weight, *statistics)
+        context.exchange = exchange
+        context.count = float(count)
+        context.eps = eps
         context.mark_non_differentiable(mean, variance, count)
-        return functional.batch_norm(inputs, *used, weight, bias, eps=eps), mean, variance, count
+        output = functional.batch_norm(inputs, *statistics, weight, bias, eps=eps)
+        return output, mean, variance, count
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(context: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, mean, variance = context.saved_tensors
         for_inputs, for_weight, for_bias = _gradients(
             gradient, inputs, weight, mean, variance, context.eps
         )
-        own = torch.stack([for_weight, for_bias]).double()
-        over_weight, over_bias = -(context.exchange.sum(own, BACKWARD) / context.count).to(weight)
+        addends = torch.stack([for_weight, for_bias]).double()
+        sums = context.exchange.sum(addends, BACKWARD)
+        over_weight, over_bias = -(sums / context.count).to(weight)
         scale = weight * (variance + context.eps).rsqrt()
         for_inputs += functional.batch_norm(
             inputs, mean, variance, scale * over_weight, scale * over_bias, eps=context.eps
@@ -98,41 +99,36 @@ class _Synchronised(torch.autograd.Function):
 def _gradients(
     gradient: Tensor, inputs: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients for inputs, weight and bias of a normalisation with constant
-    statistics."""
-    if not inputs.numel():  # for which the kernel is not made
+    """Return the gradients of inputs, weight and bias for constant statistics."""
+    if not inputs.numel():  # the kernel does not accept empty inputs
         return torch.zeros_like(inputs), torch.zeros_like(weight), torch.zeros_like(weight)
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
         gradient, inputs, weight, mean, variance, None, None, False, eps, [True, True, True]
     )
-    return found
+    return gradients
 
 
 def _statistics(inputs: Tensor, weight: Tensor, exchange: Sums) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean and variance of each channel, and the count behind them, over all ranks, in
-    double precision.
+    """Return mean, variance and number of values of each channel over all ranks, in float64.
 
-    Ranks sum their squares about zero; what this loses where the mean is large, double precision
-    can spare.
+    Ranks sum their squares about zero: float64 can afford what this loses where the mean is large.
     """
     count = inputs.numel() // inputs.shape[1]
-    own = inputs.new_zeros(2 * inputs.shape[1] + 1, dtype=torch.float64)
+    addends = inputs.new_zeros(2 * inputs.shape[1] + 1, dtype=torch.float64)
     if count:
-        unused = (
-            torch.zeros_like(weight),
-            torch.zeros_like(weight),
-        )  # their type is the one to compute in
-        mean, variance = (
-            value.double() for value in torch.batch_norm_update_stats(inputs, *unused, 0.0)
+        running = (torch.zeros_like(weight), torch.zeros_like(weight))  # only their type matters
+        mean, variance = map(
+            torch.Tensor.double, torch.batch_norm_update_stats(inputs, *running, 0.0)
         )
-        own = torch.cat([mean * count, (variance + mean**2) * count, own.new_tensor([count])])
-    total = exchange.sum(own, FORWARD)
+        squares = variance + mean**2
+        addends = torch.cat([mean * count, squares * count, addends.new_tensor([count])])
+    total = exchange.sum(addends, FORWARD)
     mean, square = (total[:-1] / total[-1]).chunk(2)
     return mean, square - mean**2, total[-1]
 
 
 def synchronise_(model: nn.Module, exchange: Sums) -> None:
-    """Let every normalisation of a model take its statistics over ranks from now on."""
+    """Let every normalisation of a model take its statistics over all ranks."""
     for module in model.modules():
         if isinstance(module, BatchNorm):
             module.exchange = exchange
@@ -140,13 +136,12 @@ def synchronise_(model: nn.Module, exchange: Sums) -> None:
 
 @torch.no_grad()
 def average_running_(model: nn.Module, communicator: Communicator) -> None:
-    """Give all ranks the mean of their running statistics, which evaluation uses (collective)."""
+    """Replace the running statistics of all ranks by their mean (collective)."""
     buffers = list(model.buffers())
     if communicator.size == 1 or not buffers:
         return
     flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
     communicator.allreduce_sum_(flat)
-    for buffer, mean in zip(
-        buffers, (flat / communicator.size).split([b.numel() for b in buffers]), strict=True
-    ):
+    means = (flat / communicator.size).split([buffer.numel() for buffer in buffers])
+    for buffer, mean in zip(buffers, means, strict=True):
         buffer.copy_(mean.view_as(buffer))

@@ -1,9 +1,9 @@
 """Convolutions as matrix products over copied windows (im2col), which suit small images with many
 channels.
 
-A row holds what one output sees, taps in order and the channels of a tap side by side, so a single
-product gives all outputs (Chellapilla et al. 2006). Taps that only ever meet the padding are left
-out: of 3 x 3 taps on a single pixel, eight.
+A row holds the inputs of one output, tap by tap with the channels of a tap side by side, so that a
+single product gives all outputs (Chellapilla et al. 2006). Taps that only meet the padding are left
+out: on a single pixel, eight of 3 x 3.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-MOST_PIXELS = (
-    64  # of an output that is computed so; the windows of a larger one would be too much to copy
-)
+MOST_PIXELS = 64  # of an output computed so; the windows of a larger one are too much to copy
 
 
 class Convolution(nn.Conv2d):
-    """torch's layer with square kernels, computed in one of `config.CONVOLUTIONS`."""
+    """torch's layer with square kernels; `way` is one of `config.computing.CONVOLUTIONS`."""
 
     def __init__(
         self,
@@ -61,12 +59,12 @@ def convolve(
 
 
 class _Im2col(torch.autograd.Function):
-    """Both passes in the format [n, height, width, channels]; weights, cut and cast, are [out,
-    taps, taps, in]."""
+    """Both passes on images [n, height, width, channels] and kernels [out, taps, taps, in]."""
 
     @staticmethod
     def forward(context: Any, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        height, size = images.shape[2], weight.shape[2]
+        height = images.shape[2]
+        size = weight.shape[2]
         num_outputs = _num_outputs(height, size, stride, padding)
         used = slice(max(0, padding - (num_outputs - 1) * stride), min(size, height + padding))
         pixels = images.detach().permute(0, 2, 3, 1).to(_product_dtype(images))
@@ -74,7 +72,9 @@ class _Im2col(torch.autograd.Function):
         before = padding - used.start
         after = (num_outputs - 1) * stride + kernel.shape[1] - height - before
         context.save_for_backward(pixels, kernel)
-        context.stride, context.margins, context.used = stride, (before, after), used
+        context.stride = stride
+        context.margins = (before, after)
+        context.used = used
         context.weight_like = torch.empty_like(weight, device="meta")
         context.images_dtype = images.dtype
         return _product(pixels, kernel, stride, before, after).permute(0, 3, 1, 2)
@@ -82,7 +82,8 @@ class _Im2col(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (pixels, kernel), (before, after) = context.saved_tensors, context.margins
+        pixels, kernel = context.saved_tensors
+        before, after = context.margins
         gradient = gradient.permute(0, 2, 3, 1)
         for_weight = for_images = None
         if context.needs_input_grad[1]:
@@ -98,10 +99,10 @@ class _Im2col(torch.autograd.Function):
 
 
 def _for_pixels(gradient: Tensor, kernel: Tensor, stride: int, height: int, before: int) -> Tensor:
-    """Return the gradient for the pixels: that of the outputs, spread, convolved with the mirrored
-    kernel.
+    """Return the gradient of the pixels.
 
-    See Dumoulin and Visin 2016 for the arithmetic of its margins.
+    It is the gradient of the outputs, spread, and convolved with the mirrored kernel; see Dumoulin
+    and Visin 2016 for the arithmetic of its margins.
     """
     spread = _spread(gradient, stride)
     margin = kernel.shape[1] - 1 - before
@@ -110,7 +111,7 @@ def _for_pixels(gradient: Tensor, kernel: Tensor, stride: int, height: int, befo
 
 
 def _spread(outputs: Tensor, stride: int) -> Tensor:
-    """Return outputs [n, h, w, c] with stride - 1 zeros between two neighbours."""
+    """Return outputs [n, h, w, c] with stride - 1 zeros between neighbours."""
     if stride == 1:
         return outputs
     num_images, height, width, num_channels = outputs.shape
@@ -122,8 +123,8 @@ def _spread(outputs: Tensor, stride: int) -> Tensor:
 
 
 def _product(pixels: Tensor, kernel: Tensor, stride: int, before: int, after: int) -> Tensor:
-    """Return the convolution of pixels [n, h, w, in], with margins of zeros, and a kernel [out,
-    taps, taps, in]."""
+    """Return the convolution of pixels [n, h, w, in], padded with zeros, and a kernel
+    [out, taps, taps, in]."""
     num_outputs = _num_outputs(pixels.shape[1] + before + after, kernel.shape[1], stride, 0)
     columns = _columns(pixels, kernel.shape[1], stride, before, after)
     matrix = kernel.permute(1, 2, 3, 0).reshape(columns.shape[1], len(kernel))
@@ -131,7 +132,7 @@ def _product(pixels: Tensor, kernel: Tensor, stride: int, before: int, after: in
 
 
 def _columns(pixels: Tensor, size: int, stride: int, before: int, after: int) -> Tensor:
-    """Return the windows of pixels [n, h, w, c], a row [taps x taps x c] for each output."""
+    """Return the windows of pixels [n, h, w, c], one row [taps x taps x c] for each output."""
     if before or after:
         pixels = functional.pad(pixels, (0, 0, before, after, before, after))
     windows = pixels.unfold(1, size, stride).unfold(2, size, stride).permute(0, 1, 2, 4, 5, 3)
@@ -139,7 +140,7 @@ def _columns(pixels: Tensor, size: int, stride: int, before: int, after: int) ->
 
 
 def _uncut(product: Tensor, weight_like: Tensor, used: slice) -> Tensor:
-    """Return a gradient for the used taps as one for all of them."""
+    """Return the gradient of all taps, given that of the used ones."""
     if product.shape == weight_like.shape:
         return product.to(weight_like.dtype)
     whole = torch.zeros_like(weight_like, device=product.device)

@@ -1,7 +1,8 @@
-"""Layers cut inside: pairs of which the first is split by its outputs and the second by its inputs.
+"""Tensor parallelism in pairs of layers: the first is split by its outputs, the second by its
+inputs.
 
-Between the two of a pair every rank works on its own features, without a message; the partial
-results of the second are summed, one all-reduce a pair and direction (Shoeybi et al. 2019,
+Between the two layers of a pair every rank works on its features without messages; the partial
+results of the second are summed, with one all-reduce per pair and direction (Shoeybi et al. 2019,
 Megatron-LM). A layer without a partner stays whole.
 """
 
@@ -31,7 +32,8 @@ class Exchange:
     """Sums tensors over the ranks that share the layers, and books the time."""
 
     def __init__(self, communicator: Communicator, timeline: Timeline) -> None:
-        self.communicator, self._timeline = communicator, timeline
+        self.communicator = communicator
+        self._timeline = timeline
 
     def sum(self, tensor: Tensor, activity: str) -> Tensor:
         """Return the sum over ranks; the time before it belongs to `activity` (collective)."""
@@ -43,8 +45,10 @@ class Exchange:
 
 
 class _SumForward(torch.autograd.Function):
-    """Sum over ranks on the way forward; every rank then goes on with the same, so the gradient
-    passes unchanged."""
+    """Sum over ranks in the forward pass; the gradient passes unchanged.
+
+    All ranks continue from the same sum, so each already has the whole gradient.
+    """
 
     @staticmethod
     def forward(
@@ -60,8 +64,8 @@ class _SumForward(torch.autograd.Function):
 
 
 class _SumBackward(torch.autograd.Function):
-    """Nothing on the way forward; on the way back the gradients that the ranks' shares give to
-    their input add up."""
+    """Identity in the forward pass; sum the input gradients of the ranks' shares in the backward
+    pass."""
 
     @staticmethod
     def forward(
@@ -81,22 +85,25 @@ class Shard(nn.Module):
     """A rank's share of a Linear or Convolution layer."""
 
     def __init__(
-        self, layer: nn.Linear | nn.Conv2d, split: str, own: slice, exchange: Exchange
+        self, layer: nn.Linear | nn.Conv2d, split: str, features: slice, exchange: Exchange
     ) -> None:
         super().__init__()
-        weight, bias = layer.weight.detach(), layer.bias
-        self.split, self._exchange = split, exchange
+        weight = layer.weight.detach()
+        bias = layer.bias
+        self.split = split
+        self._exchange = exchange
         self._apply_layer = layer.function if isinstance(layer, Convolution) else functional.linear
-        self.weight = nn.Parameter((weight[own] if split == BY_OUTPUT else weight[:, own]).clone())
-        self.bias = (
-            None
-            if bias is None
-            else nn.Parameter((bias[own] if split == BY_OUTPUT else bias).detach().clone())
+        is_by_output = split == BY_OUTPUT
+        self.weight = nn.Parameter(
+            (weight[features] if is_by_output else weight[:, features]).clone()
         )
+        self.bias = None
+        if bias is not None:
+            share = bias[features] if is_by_output else bias
+            self.bias = nn.Parameter(share.detach().clone())
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return this rank's outputs, or the whole outputs where the layer is split by its
-        inputs."""
+        """Return this rank's outputs, or all outputs where the layer is split by its inputs."""
         if self.split == BY_OUTPUT:
             if inputs.requires_grad:
                 inputs = _SumBackward.apply(inputs, self._exchange)  # type: ignore[no-untyped-call]
@@ -107,45 +114,50 @@ class Shard(nn.Module):
 
 
 class ShardedNorm(BatchNorm):
-    """The normalisation of a rank's share of the channels: every rank sees all examples, so
-    statistics are whole."""
+    """The normalisation of a rank's channels, with statistics of all examples on every rank."""
 
     split = BY_OUTPUT
 
-    def __init__(self, whole: BatchNorm, own: slice) -> None:
-        super().__init__(len(whole.weight[own]))
+    def __init__(self, whole: BatchNorm, channels: slice) -> None:
+        super().__init__(len(whole.weight[channels]))
         self.to(whole.weight)
 
 
 def build(config: RunConfig, exchange: Exchange) -> nn.Sequential:
-    """Return this rank's share of the model; a block at a time exists whole."""
+    """Return this rank's share of the model; only one block at a time exists whole."""
     model = networks.network(config)
     for block, split in zip(networks.blocks(config), splits(config), strict=True):
         for name, layer in list(block.named_children()):
             if isinstance(layer, ResidualBlock):
                 _shard_residual(layer, exchange)
             elif split != WHOLE and isinstance(layer, nn.Linear | nn.Conv2d):
-                num_features = layer.weight.shape[SPLIT_DIMENSION[split]]
-                own = part(num_features, exchange.communicator.size, exchange.communicator.rank)
-                setattr(block, name, Shard(layer, split, own, exchange))
+                features = _local_part(
+                    layer.weight.shape[SPLIT_DIMENSION[split]], exchange.communicator
+                )
+                setattr(block, name, Shard(layer, split, features, exchange))
         model.append(block)
     return model
 
 
 def _shard_residual(block: ResidualBlock, exchange: Exchange) -> None:
-    """Split the two convolutions of a residual block as a pair, with the normalisation of the
-    channels between them."""
-    own = part(block.conv1.out_channels, exchange.communicator.size, exchange.communicator.rank)
-    block.conv1 = Shard(block.conv1, BY_OUTPUT, own, exchange)  # type: ignore[assignment]
-    block.norm1 = ShardedNorm(block.norm1, own)
-    block.conv2 = Shard(block.conv2, BY_INPUT, own, exchange)  # type: ignore[assignment]
+    """Split the convolutions of a residual block as a pair, with the normalisation between them."""
+    channels = _local_part(block.conv1.out_channels, exchange.communicator)
+    block.conv1 = Shard(block.conv1, BY_OUTPUT, channels, exchange)  # type: ignore[assignment]
+    block.norm1 = ShardedNorm(block.norm1, channels)
+    block.conv2 = Shard(block.conv2, BY_INPUT, channels, exchange)  # type: ignore[assignment]
+
+
+def _local_part(num_features: int, communicator: Communicator) -> slice:
+    return part(num_features, communicator.size, communicator.rank)
 
 
 def splits(config: RunConfig) -> list[str]:
-    """Return how the layer of each block is cut: neighbours of a kind in pairs, a last one of an
-    odd number not."""
+    """Return how the layer of each block is split: neighbours of the same kind form pairs.
+
+    The last layer of an odd number stays whole.
+    """
     if config.model == "resnet18":
-        return [WHOLE] * config.num_blocks  # the pairs lie inside the residual blocks
+        return [WHOLE] * config.num_blocks  # the pairs are inside the residual blocks
     num_convolutions = len(config.channels) if config.model == "cnn" else 0
     return _pairs(num_convolutions) + _pairs(config.num_blocks - num_convolutions)
 
@@ -153,8 +165,7 @@ def splits(config: RunConfig) -> list[str]:
 def whole_values(
     model: nn.Module, values: Sequence[Tensor], communicator: Communicator
 ) -> Iterator[Tensor]:
-    """Yield values for the whole model's parameters, put together from those for the ranks' shares
-    (collective)."""
+    """Yield values for the whole model's parameters, joined from the ranks' shares (collective)."""
     for dimension, value in zip(_split_dimensions(model), values, strict=True):
         yield value if dimension is None else _joined(value, dimension, communicator)
 
@@ -165,18 +176,16 @@ def local_values(
     """Return a rank's shares of values for the parameters of the whole model."""
     shares = []
     for dimension, value in zip(_split_dimensions(model), whole, strict=True):
-        own = part(
-            0 if dimension is None else value.shape[dimension], communicator.size, communicator.rank
-        )
-        shares.append(
-            value if dimension is None else value.narrow(dimension, own.start, own.stop - own.start)
-        )
+        if dimension is None:
+            shares.append(value)
+        else:
+            local = _local_part(value.shape[dimension], communicator)
+            shares.append(value.narrow(dimension, local.start, local.stop - local.start))
     return shares
 
 
 def _split_dimensions(model: nn.Module) -> Iterator[int | None]:
-    """Yield for each parameter the dimension along which ranks share it, None where each has all of
-    it."""
+    """Yield for each parameter the dimension that is split over ranks, None where it is whole."""
     for module in model.modules():
         for name, _ in module.named_parameters(recurse=False):
             split = getattr(module, "split", WHOLE)
@@ -185,11 +194,10 @@ def _split_dimensions(model: nn.Module) -> Iterator[int | None]:
 
 @torch.no_grad()
 def align_whole_parameters(model: nn.Module, communicator: Communicator) -> None:
-    """Give all ranks the first one's copy of what is not split, running statistics too
-    (collective).
+    """Copy the first rank's whole parameters and running statistics to all ranks (collective).
 
-    Every rank computes it from the same numbers, but a kernel may round in another order where
-    memory lies otherwise.
+    Every rank computes them from the same numbers, but the rounding of a kernel may depend on the
+    alignment of memory.
     """
     for module in model.modules():
         for name, tensor in chain(
@@ -200,20 +208,18 @@ def align_whole_parameters(model: nn.Module, communicator: Communicator) -> None
 
 
 def _joined(share: Tensor, dimension: int, communicator: Communicator) -> Tensor:
-    """Return what the shares of all ranks make together along a dimension; one share at a time
-    travels (collective)."""
+    """Return the shares of all ranks joined along a dimension; they are sent one at a time
+    (collective)."""
     sizes = communicator.allgather_objects(share.shape[dimension])
     shape = list(share.shape)
     shape[dimension] = sum(sizes)
-    share, whole = share.contiguous(), share.new_empty(shape)
-    for source, place in enumerate(whole.split(sizes, dim=dimension)):
-        piece = (
-            share
-            if source == communicator.rank
-            else torch.empty_like(place, memory_format=torch.contiguous_format)
-        )
+    whole = share.new_empty(shape)
+    for source, target in enumerate(whole.split(sizes, dim=dimension)):
+        piece = share.contiguous()
+        if source != communicator.rank:
+            piece = torch.empty_like(target, memory_format=torch.contiguous_format)
         communicator.broadcast_(piece, source)
-        place.copy_(piece)
+        target.copy_(piece)
     return whole
 
 
