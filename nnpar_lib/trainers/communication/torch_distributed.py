@@ -15,10 +15,10 @@ from nnpar_lib.trainers.communication.communicator import Communicator
 
 
 def summing_as_configured(communicator: Communicator, config: RunConfig) -> Communicator:
-    """Return the ranks, which sum tensors over torch.distributed where `allreduce` says so
+    """Return the same ranks; they sum tensors with torch.distributed where `allreduce` says so
     (collective).
 
-    Where that is a library of torch.distributed, `leave_process_group` ends it.
+    `leave_process_group` then ends its process group.
     """
     if config.allreduce not in BACKEND_DEVICES or communicator.size == 1:
         return communicator
@@ -29,10 +29,9 @@ def summing_as_configured(communicator: Communicator, config: RunConfig) -> Comm
 def join_process_group(
     communicator: Communicator, backend: str, stall_seconds: float = 0.0
 ) -> None:
-    """Meet at an address that rank 0 chooses and MPI spreads; an exchange longer than
-    `stall_seconds` is given up.
+    """Initialise torch.distributed at an address that rank 0 chooses (collective).
 
-    0 leaves the limit to torch.
+    An exchange that takes longer than `stall_seconds` fails; 0 leaves the limit to torch.
     """
     alone_on_node = communicator.node.size == communicator.size
     if alone_on_node:
@@ -50,7 +49,7 @@ def join_process_group(
 
 
 def leave_process_group() -> None:
-    """Leave the group of torch.distributed, where there is one."""
+    """Leave the process group of torch.distributed, where there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -93,14 +93,12 @@ class Shard(nn.Module):
         self.split = split
         self._exchange = exchange
         self._apply_layer = layer.function if isinstance(layer, Convolution) else functional.linear
-        is_by_output = split == BY_OUTPUT
-        self.weight = nn.Parameter(
-            (weight[features] if is_by_output else weight[:, features]).clone()
-        )
-        self.bias = None
+        share = weight[features] if split == BY_OUTPUT else weight[:, features]
+        self.weight = nn.Parameter(share.clone())
+        self.bias: nn.Parameter | None = None
         if bias is not None:
-            share = bias[features] if is_by_output else bias
-            self.bias = nn.Parameter(share.detach().clone())
+            bias_share = bias[features] if split == BY_OUTPUT else bias
+            self.bias = nn.Parameter(bias_share.detach().clone())
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return this rank's outputs, or all outputs where the layer is split by its inputs."""
@@ -213,9 +211,10 @@ def _joined(share: Tensor, dimension: int, communicator: Communicator) -> Tensor
     sizes = communicator.allgather_objects(share.shape[dimension])
     shape = list(share.shape)
     shape[dimension] = sum(sizes)
+    share = share.contiguous()
     whole = share.new_empty(shape)
     for source, target in enumerate(whole.split(sizes, dim=dimension)):
-        piece = share.contiguous()
+        piece = share
         if source != communicator.rank:
             piece = torch.empty_like(target, memory_format=torch.contiguous_format)
         communicator.broadcast_(piece, source)
