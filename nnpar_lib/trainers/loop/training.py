@@ -340,7 +340,8 @@ def weights_sha256(strategy: Strategy, communicator: Communicator) -> tuple[str,
 
 def _finite(entry: dict[str, Any]) -> dict[str, Any]:
     """Replace numbers that are not finite by None: JSON has no such numbers."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in entry.items()
-    }
+    finite = dict(entry)
+    for key, value in entry.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            finite[key] = None
+    return finite

@@ -1,8 +1,7 @@
-"""Many trials of a metaparameter as one program: their weights are stacked, and each operation
-works on all of them.
+"""Many trials of a metaparameter as one program: each operation works on their stacked weights.
 
-On a GPU small models one at a time leave most of it idle; together they fill it. torch.func.vmap
-turns the step of one trial into that of all, which a GPU may record and replay.
+A small model leaves most of a GPU idle; many together fill it. torch.func.vmap turns the step of a
+trial into that of all, which a GPU may record and replay.
 """
 
 from __future__ import annotations
@@ -28,52 +27,50 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov")
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What the trials came to: mean loss of each step [num_steps, num_trials] and stacked weights
-    by parameter."""
+    """The mean loss of each step [num_steps, num_trials], and the stacked weights by parameter."""
 
     losses: Tensor
     weights: dict[str, Tensor]
 
 
 def train_together(configs: Sequence[RunConfig]) -> Outcomes:
-    """Train trials that differ in learning rate, momentum and seed of the weights only, all on the
-    first one's batches.
+    """Train trials that differ only in learning rate, momentum and the seed of their weights.
 
-    Each ends where it ends alone on these batches, to the rounding of batched products. Raises a
-    ValueError where the trials differ in anything else, have batch normalisation, or an optimizer
-    without a batched form.
+    All are trained on the batches of the first. Each ends with the weights that it has when it is
+    trained alone on them, up to the rounding of batched products. Trials that differ in another
+    option, have batch normalisation, or an optimizer without a batched form are a ValueError.
     """
     _check(configs)
-    first, trials = configs[0], _Trials(configs)
+    first = configs[0]
+    trials = _Trials(configs)
     source = build_batches(first, 1, 0)
     losses = [trials.step(source.batch(step), step) for step in range(first.total_steps)]
     return Outcomes(torch.stack(losses), trials.weights)
 
 
 class _Trials:
-    """The stacked weights and velocities of trials, and the step that all of them take at once."""
+    """The stacked weights and velocities of trials, and the step that all take at once."""
 
     def __init__(self, configs: Sequence[RunConfig]) -> None:
         first = configs[0]
-        stacked, _ = stack_module_state(
-            list[nn.Module]([networks.build(config) for config in configs])
-        )
+        models: list[nn.Module] = [networks.build(config) for config in configs]
+        stacked, _ = stack_module_state(models)
         self.weights = {name: value.detach() for name, value in stacked.items()}
         self._velocity = {name: torch.zeros_like(value) for name, value in self.weights.items()}
         self._step_of_all: Callable[..., tuple[dict[str, Tensor], Tensor]] = vmap(
             grad_and_value(_loss_of(networks.build(first).to("meta"))), in_dims=(0, None, None)
         )
         like = next(iter(self.weights.values()))
+        steps = range(first.total_steps)
         self._all_rates = like.new_tensor(
-            [
-                [learning_rate(config, step) for config in configs]
-                for step in range(first.total_steps)
-            ]
+            [[learning_rate(config, step) for config in configs] for step in steps]
         )
+        momenta = [config.momentum for config in configs]
         self._momenta = like.new_tensor(
-            [0.0 if first.optimizer == "sgd" else config.momentum for config in configs]
+            [0.0] * len(configs) if first.optimizer == "sgd" else momenta
         )
-        self._rates, self._losses = torch.empty_like(self._momenta), torch.empty_like(self._momenta)
+        self._rates = torch.empty_like(self._momenta)
+        self._losses = torch.empty_like(self._momenta)
         self._is_nesterov = first.optimizer == "nesterov"
         self._batch: Batch | None = None
         self._recorded = Recorded(cuda_graph.recorder(first), self._take_step, self._tensors)
@@ -95,8 +92,10 @@ class _Trials:
         gradients, losses = self._step_of_all(self.weights, self._batch.images, self._batch.labels)
         self._losses.copy_(losses)
         for name, gradient in gradients.items():
-            shape, velocity = (-1, *[1] * (gradient.dim() - 1)), self._velocity[name]
-            rates, momenta = self._rates.view(shape), self._momenta.view(shape)
+            shape = (-1, *[1] * (gradient.dim() - 1))
+            rates = self._rates.view(shape)
+            momenta = self._momenta.view(shape)
+            velocity = self._velocity[name]
             velocity.mul_(momenta).add_(gradient)
             direction = gradient + momenta * velocity if self._is_nesterov else velocity
             self.weights[name].sub_(rates * direction)

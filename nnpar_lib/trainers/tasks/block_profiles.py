@@ -1,5 +1,5 @@
-"""What each block of a model costs, alone and while the other ranks compute too: what predictions
-are made from."""
+"""The cost of each block of a model, on one rank alone and on all ranks at once, for
+predictions."""
 
 from __future__ import annotations
 
@@ -32,38 +32,45 @@ def profile_blocks(
     *,
     listener: Listener | None = None,
 ) -> list[dict[str, Any]]:
-    """Profile the models of `configs`, each with its batch sizes, on one rank alone and on all
-    ranks at once.
+    """Profile the models of `configs`, each with its batch sizes, on one rank and on all at once.
 
-    The profile is a run like any other: a pipeline on one rank whose every block is a stage. At
-    once means that every rank has a run of its own and no message passes between them (collective
-    over the world). Return the records as dicts on rank 0, an empty list elsewhere.
+    The profile is an ordinary run: a pipeline on one rank, each of whose stages is a block. At once
+    means that each rank runs it for itself, without messages (collective over the world). Return
+    the records as dicts on rank 0, an empty list elsewhere.
     """
-    ranks, listener = world(), listener or PrintingListener()
-    own = ranks.split(range(ranks.size))
-    todo = [
-        (repeat, RunConfig.from_parameters(config), size, num_ranks)
-        for repeat in range(num_repeats)
-        for config, sizes in zip(configs, batch_sizes, strict=True)
-        for size in sizes
-        for num_ranks in sorted({1, ranks.size})
-    ]
+    ranks = world()
+    listener = listener or PrintingListener()
+    alone = ranks.split(range(ranks.size))
+    todo = _todo(configs, batch_sizes, num_repeats, ranks.size)
     records = []
     for done, (repeat, config, size, num_ranks) in enumerate(todo):
         takes_part = ranks.rank < num_ranks
-        run = train(_one_block_a_stage(config, size), own) if takes_part else None
-        found = ranks.gather_objects(_median_seconds(run.events[0]) if run is not None else None)
-        if run is not None and found is not None:
+        run = train(_one_block_a_stage(config, size), alone) if takes_part else None
+        gathered = ranks.gather_objects(None if run is None else _median_seconds(run.events[0]))
+        if run is not None and gathered is not None:
             run = dataclasses.replace(run, repeat=repeat, experiment=experiment)
-            records.append(
-                _profile_record(run, size, [seconds for seconds in found if seconds is not None])
-            )
+            rank_seconds = [seconds for seconds in gathered if seconds is not None]
+            records.append(_profile_record(run, size, rank_seconds))
             listener.record(records[-1])
             listener.progress(
                 (done + 1) / len(todo), f"profile of the {config.model}, batch {size}"
             )
         ranks.idle_barrier()
     return [dataclasses.asdict(record) for record in records]
+
+
+def _todo(
+    configs: Sequence[dict[str, Any]],
+    batch_sizes: Sequence[Sequence[int]],
+    num_repeats: int,
+    num_ranks: int,
+) -> list[tuple[int, RunConfig, int, int]]:
+    """Return (repeat, config, batch size, number of ranks) of each profile, in order."""
+    cases = []
+    for parameters, sizes in zip(configs, batch_sizes, strict=True):
+        config = RunConfig.from_parameters(parameters)
+        cases += [(config, size, count) for size in sizes for count in sorted({1, num_ranks})]
+    return [(repeat, *case) for repeat in range(num_repeats) for case in cases]
 
 
 def _one_block_a_stage(config: RunConfig, batch_size: int) -> RunConfig:
@@ -85,18 +92,18 @@ def _one_block_a_stage(config: RunConfig, batch_size: int) -> RunConfig:
     )
 
 
-def _profile_record(run: RunRecord, batch_size: int, found: Sequence[StepSeconds]) -> ProfileRecord:
-    config, layers = (
-        RunConfig.from_parameters(run.config),
-        list(networks.blocks(RunConfig.from_parameters(run.config))),
-    )
+def _profile_record(
+    run: RunRecord, batch_size: int, rank_seconds: Sequence[StepSeconds]
+) -> ProfileRecord:
+    config = RunConfig.from_parameters(run.config)
+    layers = list(networks.blocks(config))
 
     def mean(activity: str, block: int = -1) -> float:
-        return statistics.fmean(seconds[activity, block] for seconds in found)
+        return statistics.fmean(seconds[activity, block] for seconds in rank_seconds)
 
     return ProfileRecord(
         model=run.model,
-        num_ranks=len(found),
+        num_ranks=len(rank_seconds),
         batch_size=batch_size,
         forward_seconds=[mean(FORWARD, block) for block in range(config.num_blocks)],
         backward_seconds=[mean(BACKWARD, block) for block in range(config.num_blocks)],
@@ -113,17 +120,15 @@ def _profile_record(run: RunRecord, batch_size: int, found: Sequence[StepSeconds
         provenance=run.provenance,
         experiment=run.experiment,
         repeat=run.repeat,
-        oversubscribed=len(found) > run.provenance["num_cores"],
+        oversubscribed=len(rank_seconds) > run.provenance["num_cores"],
     )
 
 
 def _layer_elements(config: RunConfig, blocks: Sequence[nn.Sequential]) -> Iterator[int]:
     """Yield the outputs of each block's layer for one example, before activation and pooling."""
     for block, shape in zip(blocks, networks.boundary_shapes(config), strict=False):
-        output, num_elements = (
-            torch.zeros(1, *shape, dtype=getattr(torch, config.dtype), device=config.device),
-            0,
-        )
+        num_elements = 0
+        output = torch.zeros(1, *shape, dtype=getattr(torch, config.dtype), device=config.device)
         for layer in block:
             output = layer(output)
             if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -132,7 +137,7 @@ def _layer_elements(config: RunConfig, blocks: Sequence[nn.Sequential]) -> Itera
 
 
 def _median_seconds(events: Sequence[Sequence[Any]]) -> StepSeconds:
-    """Return the seconds of each activity of each stage in a step: medians over steps."""
+    """Return the seconds of each activity and stage in a step, medians over steps."""
     steps = list(_steps(events))
     keys = {key for step in steps for key in step}
     return {key: statistics.median(step.get(key, 0.0) for step in steps) for key in keys}

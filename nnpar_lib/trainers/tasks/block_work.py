@@ -1,5 +1,4 @@
-"""What each block of a model has and needs: parameters, and the operations and bytes of a training
-step."""
+"""The parameters of each block of a model, and the operations and bytes of its training step."""
 
 from __future__ import annotations
 
@@ -14,55 +13,43 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.models import networks
 
-UPDATE_PASSES = {
-    "sgd": 3,
-    "momentum": 5,
-    "nesterov": 5,
-    "adam": 7,
-    "adagrad": 5,
-}  # reads and writes a parameter
+# reads and writes of a parameter, its gradient and its optimizer state in an update
+UPDATE_PASSES = {"sgd": 3, "momentum": 5, "nesterov": 5, "adam": 7, "adagrad": 5}
 
 
 def summarize(
     config: RunConfig, batch_size: int | None = None, *, with_update: bool = True
 ) -> list[dict[str, Any]]:
-    """Return a dict a block, for steps of `batch_size` examples (default: the global batch) on one
-    rank.
+    """Return a dict for each block, for a step of `batch_size` examples on one rank.
 
-    `flops` counts the multiplications and additions of products and convolutions, forward and
-    backward, as torch's counter does. `bytes` is what the operations of both passes and the update
-    read and write, each by itself, in the config's precision: what has to move where nothing stays
-    in a cache. In float32 nothing is computed.
+    The default size is the global batch. `flops` counts multiplications and additions of matrix
+    products and convolutions in both passes, as torch's counter does. `bytes` sums what each
+    operation of both passes and the update reads and writes in the config's precision: the traffic
+    if nothing stayed in a cache. In float32 nothing is computed.
     """
     size = batch_size or config.global_batch_size
-    shapes, found = networks.boundary_shapes(config), []
-    dtype, device = (
-        getattr(torch, config.dtype),
-        "meta" if config.precision == "float32" else config.device,
-    )
+    shapes = networks.boundary_shapes(config)
+    dtype = getattr(torch, config.dtype)
+    device = "meta" if config.precision == "float32" else config.device
+    update_passes = UPDATE_PASSES[config.optimizer] if with_update else 0
+    rows = []
     for index, block in enumerate(networks.blocks(config)):
         example = torch.empty(
             size, *shapes[index], dtype=dtype, device=device, requires_grad=index > 0
         )
         num_parameters = networks.num_parameters(block)
         flops, num_bytes = _count(networks.network(config, block).to(device), example)
-        found.append(
+        rows.append(
             {
                 "block": index,
                 "layers": _describe(block),
                 "output": list(shapes[index + 1]),
                 "num_parameters": num_parameters,
                 "flops": flops,
-                "bytes": (
-                    num_bytes
-                    + with_update
-                    * UPDATE_PASSES[config.optimizer]
-                    * num_parameters
-                    * dtype.itemsize
-                ),
+                "bytes": num_bytes + update_passes * num_parameters * dtype.itemsize,
             }
         )
-    return found
+    return rows
 
 
 def _count(block: nn.Module, example: Tensor) -> tuple[int, int]:
@@ -73,7 +60,7 @@ def _count(block: nn.Module, example: Tensor) -> tuple[int, int]:
 
 
 class ByteCounter(TorchDispatchMode):
-    """Adds up the bytes of the tensors that each operation reads and writes; views move nothing."""
+    """Sums the bytes of the tensors that each operation reads and writes; views move nothing."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -82,23 +69,17 @@ class ByteCounter(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation, and count it."""
+        """Run an operation, and count its bytes."""
         results = operation(*args, **(kwargs or {}))
         returns = operation._schema.returns
-        is_view = (
-            bool(returns)
-            and returns[0].alias_info is not None
-            and not returns[0].alias_info.is_write
-        )
+        alias = returns[0].alias_info if returns else None
+        is_view = alias is not None and not alias.is_write
         if not is_view and "empty" not in operation.name():
-            self.num_bytes += sum(
-                tensor.nbytes
-                for tensor in tree_leaves((args, kwargs, results))
-                if isinstance(tensor, Tensor)
-            )
+            for leaf in tree_leaves((args, kwargs, results)):
+                self.num_bytes += leaf.nbytes if isinstance(leaf, Tensor) else 0
         return results
 
 
 def _describe(block: nn.Module) -> str:
-    """Return the types of the layers that a block is made of, in their order."""
+    """Return the types of a block's layers, in order."""
     return ", ".join(type(layer).__name__ for layer in block.children())

@@ -1,4 +1,4 @@
-"""What trained networks make of test images: the probabilities of the ten digits."""
+"""The class probabilities that trained networks give to test images."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from nnpar_lib.trainers.timeline import Timeline
 def classify_test_images(
     runs: Sequence[tuple[dict[str, Any], str]], num_images: int
 ) -> dict[str, Any]:
-    """Return the first test images of the runs' data set and what each trained network makes of
-    them.
+    """Return the first test images of the runs' data set and each trained network's probabilities.
 
-    A run is its config and the file of its weights: a checkpoint, or what the program in C++ has
-    written. However it was trained, each network is put together on this rank alone. `images` are
-    [N, 28, 28] bytes, `labels` [N], and `probabilities` [runs, N, 10]. Raises a ValueError where a
+    A run is its config and the file of its weights: a checkpoint, or the weights that the program
+    in C++ wrote. Each network is built whole on this rank, however it was trained. Return `images`
+    uint8 [N, 28, 28], `labels` [N], and `probabilities` [runs, N, 10]. Raises a ValueError where a
     file is missing or damaged.
     """
     configs = [RunConfig.from_parameters(config) for config, _ in runs]
     data = load(configs[0].dataset)
-    images, labels = data.test_images[:num_images], data.test_labels[:num_images]
-    found = [
-        _probabilities(config, Path(file), normalise(images, data, getattr(torch, config.dtype)))
-        for config, (_, file) in zip(configs, runs, strict=True)
-    ]
+    images = data.test_images[:num_images]
+    labels = data.test_labels[:num_images]
+    probabilities = []
+    for config, (_, file) in zip(configs, runs, strict=True):
+        inputs = normalise(images, data, getattr(torch, config.dtype))
+        probabilities.append(_probabilities(config, Path(file), inputs))
     return {
         "images": images.squeeze(1).numpy(),
         "labels": labels.numpy(),
-        "probabilities": np.stack(found),
+        "probabilities": np.stack(probabilities),
     }
 
 

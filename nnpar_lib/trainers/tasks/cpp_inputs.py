@@ -1,5 +1,5 @@
-"""What the program in C++ starts from, as files: the data set, the initial weights and the order of
-the examples."""
+"""The input files of the program in C++: the data set, the initial weights, the order of
+examples."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from nnpar_lib.trainers.models import networks
 
 
 def export_data(name: str, folder: str) -> str:
-    """Return the folder of a data set's four idx files; those of a set that has none are written to
-    `folder`."""
+    """Return the folder of a data set's four idx files; write them to `folder` where it has none."""
     if name in files.SUBFOLDERS:
         return str(files.data_folder() / files.SUBFOLDERS[name])
     data = load(name)
@@ -33,7 +32,7 @@ def export_data(name: str, folder: str) -> str:
 
 
 def export_start(parameters: dict[str, Any], weights_file: str, order_file: str) -> None:
-    """Write a config's initial weights, float32 in the model's order, and the orders of its epochs,
+    """Write a config's initial weights, float32 in the model's order, and its epochs' orders,
     uint32."""
     config = RunConfig.from_parameters(parameters)
     flat = nn.utils.parameters_to_vector(networks.build(config).parameters())
@@ -46,8 +45,8 @@ def export_start(parameters: dict[str, Any], weights_file: str, order_file: str)
 
 
 def _write_idx(path: Path, values: Tensor) -> None:
-    """Write bytes as an idx file, with its header: the type, the number of dimensions, each
-    dimension."""
+    """Write bytes as an idx file; its header has the type, the number of dimensions and the
+    shape."""
     header = struct.pack(
         f">4B{values.dim()}I", 0, 0, files.IDX_UNSIGNED_BYTE, values.dim(), *values.shape
     )

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, block by block, against two ceilings measured in the same run."""
+"""The time of a step, block by block, against two ceilings measured in the same run."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from nnpar_lib.trainers.loop.placement import place
 from nnpar_lib.trainers.step import block_seconds
 from nnpar_lib.trainers.tasks.block_work import summarize
 
-GEMM_SIZE = 1024  # rows and columns of the product whose rate is the ceiling of computing
-COPIED_BYTES = 2**27  # many times what a cache holds
+GEMM_SIZE = 1024  # rows and columns of the matrix product whose rate is the compute ceiling
+COPIED_BYTES = 2**27  # many times the size of a cache
 NUM_REPEATS = 7
 
 
 def measure(
     configs: Sequence[dict[str, Any]], experiment: str = "roofline"
 ) -> list[dict[str, Any]]:
-    """Time each block's passes over a batch on the first rank, the others asleep, and both ceilings
-    (collective).
+    """Time each block's passes over a batch, and both ceilings, on the first rank (collective).
 
-    Return RooflineRecords as dicts on rank 0, an empty list elsewhere. The update of the weights is
-    not among the passes, nor are its bytes.
+    The other ranks sleep. Return RooflineRecords as dicts on rank 0, an empty list elsewhere. The
+    update of the weights is not timed, and its bytes are not counted.
     """
     ranks = world()
     records = (
@@ -43,18 +42,15 @@ def measure(
 
 
 def _measure(parameters: RunConfig, experiment: str) -> RooflineRecord:
-    batch_size, origin = (
-        parameters.global_batch_size,
-        provenance(),
-    )  # of the machine before this rank is bound
+    batch_size = parameters.global_batch_size
+    origin = provenance()  # of the machine before this rank is bound
     place(parameters, SingleCommunicator())
-    gemm, copy = gemm_rate(parameters), copy_rate(parameters)
+    gemm = gemm_rate(parameters)
+    copy = copy_rate(parameters)
     profiles = block_seconds.profile(parameters, batch_size, NUM_REPEATS)
+    rows = summarize(parameters, batch_size, with_update=False)
     blocks = [
-        {**row, "seconds": profile.seconds}
-        for row, profile in zip(
-            summarize(parameters, batch_size, with_update=False), profiles, strict=True
-        )
+        {**row, "seconds": profile.seconds} for row, profile in zip(rows, profiles, strict=True)
     ]
     return RooflineRecord(
         model=parameters.model,
@@ -72,24 +68,22 @@ def _measure(parameters: RunConfig, experiment: str) -> RooflineRecord:
 
 
 def gemm_rate(config: RunConfig) -> float:
-    """Return the multiplications and additions a second of a large matrix product in the config's
-    precision."""
+    """Return the FLOP/s of a large matrix product in the config's precision."""
     dtype = torch.bfloat16 if config.precision == "bf16" else getattr(torch, config.dtype)
-    one, other = (
-        torch.ones(GEMM_SIZE, GEMM_SIZE, dtype=dtype, device=config.device) for _ in range(2)
-    )
-    return 2 * GEMM_SIZE**3 / _fastest(lambda: torch.mm(one, other), config.device)
+    left = torch.ones(GEMM_SIZE, GEMM_SIZE, dtype=dtype, device=config.device)
+    right = torch.ones_like(left)
+    return 2 * GEMM_SIZE**3 / _fastest(lambda: torch.mm(left, right), config.device)
 
 
 def copy_rate(config: RunConfig) -> float:
-    """Return the bytes a second that a copy of a large buffer reads and writes."""
+    """Return the bytes per second that a copy of a large buffer reads and writes."""
     source = torch.ones(COPIED_BYTES // 4, dtype=torch.float32, device=config.device)
     target = torch.empty_like(source)
     return 2 * COPIED_BYTES / _fastest(lambda: target.copy_(source), config.device)
 
 
 def _fastest(operation: Callable[[], object], device: str) -> float:
-    """Return the seconds of the fastest of some turns: a ceiling is what the machine can do."""
+    """Return the seconds of the fastest repeat: a ceiling is the best that the machine can do."""
     times = []
     for _ in range(NUM_REPEATS + 2):
         start = time.perf_counter()

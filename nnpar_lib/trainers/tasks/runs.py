@@ -1,5 +1,4 @@
-"""The measuring protocol: interleaved repeats, idle ranks asleep, a barrier and the maximum over
-ranks."""
+"""The measuring protocol: interleaved repeats, idle ranks asleep, barriers, maxima over ranks."""
 
 from __future__ import annotations
 
@@ -32,18 +31,17 @@ from nnpar_lib.trainers.timeline import Timeline
 
 
 class Listener(Protocol):
-    """Hears on rank 0 how a measurement gets on, and each record as soon as it is there."""
+    """Gets the progress of a measurement on rank 0, and each record as soon as it is complete."""
 
     def progress(self, fraction: float, text: str) -> None:
-        """Take note of the fraction done and a line of text."""
+        """Take the fraction done and a line of text."""
 
     def record(self, record: Record) -> None:
-        """Take note of a finished measurement."""
+        """Take the record of a finished measurement."""
 
 
 class PrintingListener:
-    """Writes lines to standard output that a launcher reads: progress a few times a second, records
-    in full."""
+    """Prints lines that a launcher reads: progress a few times a second, records in full."""
 
     def __init__(self, seconds_between: float = 0.5) -> None:
         self._seconds_between = seconds_between
@@ -72,21 +70,18 @@ def run_interleaved(
 ) -> list[dict[str, Any]]:
     """Run every config once, then all of them again, and so on (collective over the world).
 
-    Neighbours in time are then different configs, so that a drift of the machine meets all of them
-    alike. A config runs on the first `num_ranks` ranks; the others sleep. `labels`, where given,
-    name the configs in the records; `done` are pairs of a repeat and the place of a config that are
-    to be left out. Return the records as dicts on rank 0, an empty list elsewhere.
+    Successive runs have different configs, so that a drift of the machine affects all alike. A
+    config runs on the first `num_ranks` ranks; the rest sleep. `labels`, where given, name the
+    configs in the records; `done` has pairs (repeat, index of a config) to leave out. Return the
+    records as dicts on rank 0, an empty list elsewhere.
     """
-    ranks, listener = world(), listener or PrintingListener()
-    named = [
-        *zip(labels or [""] * len(configs), map(RunConfig.from_parameters, configs), strict=True)
-    ]
-    todo = [
-        (repeat, *named[index])
-        for repeat in range(num_repeats)
-        for index in range(len(named))
-        if (repeat, index) not in set(map(tuple, done))
-    ]
+    ranks = world()
+    listener = listener or PrintingListener()
+    labels = labels or [""] * len(configs)
+    named = [*zip(labels, map(RunConfig.from_parameters, configs), strict=True)]
+    order = itertools.product(range(num_repeats), range(len(named)))
+    is_done = set(map(tuple, done))
+    todo = [(repeat, *named[index]) for repeat, index in order if (repeat, index) not in is_done]
     _prepare({config.dataset for *_, config in todo})
     records = []
     for number, (repeat, label, config) in enumerate(todo):
@@ -104,17 +99,14 @@ def run_interleaved(
 
 
 def _prepare(datasets: Iterable[str]) -> None:
-    """Have all ranks do at once what each would else do when its first run comes, while the others
-    wait."""
+    """Do on all ranks at once what each would do at its first run, while the rest wait."""
     for dataset in datasets:
         batches.load(dataset)
-    torch.optim.SGD(
-        [torch.zeros(1)]
-    )  # for the first optimizer torch imports nearly a second's worth of modules
+    torch.optim.SGD([torch.zeros(1)])  # torch imports modules for nearly a second at the first
 
 
 def describe_rank() -> dict[str, Any]:
-    """Return who this rank is and what it may use, and the sum of all ranks: a first all-reduce
+    """Return this rank, its host and cores, and the sum of all ranks, a first all-reduce
     (collective)."""
     ranks = world()
     return {
@@ -129,7 +121,7 @@ def describe_rank() -> dict[str, Any]:
 
 @contextmanager
 def abort_all_on_error() -> Iterator[None]:
-    """End all ranks when this one raises: the others would wait for it in a collective for ever."""
+    """End all ranks when this one raises, for the rest would wait for it in a collective."""
     try:
         yield
     except BaseException:
@@ -149,10 +141,11 @@ def sweep_allreduces(
 ) -> list[dict[str, Any]]:
     """Time all-reduces of `sizes` numbers by each kind, interleaved (collective over the world).
 
-    A repeat is the mean of as many all-reduces as fill about 20 ms, the maximum over ranks. Return
-    the records as dicts on rank 0, an empty list elsewhere.
+    A repeat is the mean of the all-reduces that fit about 20 ms, the maximum over ranks. Return the
+    records as dicts on rank 0, an empty list elsewhere.
     """
-    ranks, listener = world(), listener or PrintingListener()
+    ranks = world()
+    listener = listener or PrintingListener()
     group = ranks.first_ranks(num_ranks)
     records: list[AllreduceRecord] = []
     if group is not None:
@@ -188,17 +181,18 @@ def sweep_messages(
     *,
     listener: Listener | None = None,
 ) -> list[dict[str, Any]]:
-    """Time messages of `sizes` bytes that the first two ranks send to and fro (collective over the
-    world).
+    """Time messages of `sizes` bytes between the first two ranks (collective over the world).
 
-    Return the records as dicts on rank 0, an empty list elsewhere. A world of one rank is a
-    ValueError.
+    A repeat is half the mean of the round trips that fit about 20 ms. Return the records as dicts
+    on rank 0, an empty list elsewhere. A world of one rank is a ValueError.
     """
-    ranks, listener = world(), listener or PrintingListener()
+    ranks = world()
+    listener = listener or PrintingListener()
     group = ranks.first_ranks(2)
     records: list[MessageRecord] = []
     if group is not None:
-        placement, origin = place(RunConfig(num_threads=1), group), provenance()
+        placement = place(RunConfig(num_threads=1), group)
+        origin = provenance()
         for size in sizes:
             round_trip = _ping_pong(group, torch.zeros(size, dtype=torch.uint8))
             count = _count_for(group, round_trip)
@@ -219,7 +213,7 @@ def sweep_messages(
 
 
 def seconds_per_event(count: int = 20_000) -> float:
-    """Return what it costs to book one activity and to keep its event, as a traced run does."""
+    """Return the seconds that a traced run needs to book an activity and to keep its event."""
     timeline = Timeline(num_traced_steps=1)
     timeline.begin_step()
     start = time.perf_counter()
@@ -229,9 +223,12 @@ def seconds_per_event(count: int = 20_000) -> float:
 
 
 def _ping_pong(group: Communicator, message: torch.Tensor) -> Callable[[], None]:
-    """Return what sends a message from rank 0 to rank 1 and back, with a new tag each time, as a
-    pipeline does."""
-    answer, tags = torch.empty_like(message), itertools.count()
+    """Return a function that sends a message from rank 0 to rank 1 and back.
+
+    Each round trip has a new tag, as the messages of a pipeline do.
+    """
+    answer = torch.empty_like(message)
+    tags = itertools.count()
 
     def round_trip() -> None:
         tag = next(tags) % 1000
@@ -251,10 +248,9 @@ def _time_kinds(
 ) -> dict[str, list[float]]:
     like = torch.zeros(size, dtype=dtype)
     bucket_bytes = RunConfig().bucket_kib * 1024
-    reducers = {
-        kind: allreduce.build(kind, group, like, Timeline(), bucket_bytes=bucket_bytes)
-        for kind in kinds
-    }
+    reducers = {}
+    for kind in kinds:
+        reducers[kind] = allreduce.build(kind, group, like, Timeline(), bucket_bytes=bucket_bytes)
     counts = {kind: _count_for(group, reducer.reduce_) for kind, reducer in reducers.items()}
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(num_repeats):
@@ -266,7 +262,7 @@ def _time_kinds(
 
 
 def _count_for(group: Communicator, operation: Callable[[], None], seconds: float = 0.02) -> int:
-    """Warm an operation up; return how many of it fill this time, the same number on all ranks."""
+    """Warm an operation up; return how many repeats fill this time, the same on all ranks."""
     _mean_seconds(group, operation, 3)
     return max(3, min(2000, int(seconds / _mean_seconds(group, operation, 3))))
 

@@ -1,4 +1,4 @@
-"""How long a sweep of trials takes that are trained one at a time, and together as one program."""
+"""The time of a sweep whose trials are trained one at a time, or together as one program."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from nnpar_lib.trainers.step.replica import Replica
 from nnpar_lib.trainers.tasks.batched_trials import train_together
 from nnpar_lib.trainers.timeline import Timeline
 
-ALONE, TOGETHER = "one at a time", "together"
-NUM_WARMUP_TRIALS, NUM_WARMUP_STEPS = 2, 10
+ALONE = "one at a time"
+TOGETHER = "together"
+NUM_WARMUP_TRIALS = 2
+NUM_WARMUP_STEPS = 10
 
 
 def measure(
     configs: Sequence[dict[str, Any]], experiment: str = "sweep", num_repeats: int = 3
 ) -> list[dict[str, Any]]:
-    """Time the trials in both ways, in turn, on the first rank while the others sleep (collective
-    over the world).
+    """Time the trials in both ways, in turn, on the first rank (collective over the world).
 
-    All are trained on the first one's batches. Return SweepRecords as dicts on rank 0, an empty
-    list elsewhere.
+    The other ranks sleep. All trials are trained on the batches of the first. Return SweepRecords
+    as dicts on rank 0, an empty list elsewhere.
     """
     ranks = world()
     records = (
@@ -45,7 +46,9 @@ def measure(
 
 
 def _measure(trials: list[RunConfig], experiment: str, num_repeats: int) -> list[SweepRecord]:
-    first, origin, records = trials[0], provenance(), []
+    first = trials[0]
+    origin = provenance()
+    records = []
     gpu = place(first, SingleCommunicator()).gpu
     load(first.dataset)
     ways: dict[str, Callable[[Sequence[RunConfig]], list[float]]] = {
@@ -57,7 +60,7 @@ def _measure(trials: list[RunConfig], experiment: str, num_repeats: int) -> list
     for repeat in range(num_repeats):
         for label, train in ways.items():
             start = time.perf_counter()
-            losses = train(trials)  # numbers on the host: whatever was queued on a GPU is done
+            losses = train(trials)  # floats on the host: all work that was queued on a GPU is done
             records.append(
                 SweepRecord(
                     label=label,
@@ -80,8 +83,7 @@ def _train_together(trials: Sequence[RunConfig]) -> list[float]:
 
 
 def _train_alone(trials: Sequence[RunConfig]) -> list[float]:
-    """Train serially, and as fast as a trial alone can be: no evaluation, nothing waits for the
-    device but the end."""
+    """Train serially without evaluations; only the end waits for the device, so that it is fast."""
     batches = build_batches(trials[0], 1, 0)
     return [
         _last_loss(build_replica(trial, Timeline()), batches, trial.total_steps) for trial in trials
@@ -89,9 +91,11 @@ def _train_alone(trials: Sequence[RunConfig]) -> list[float]:
 
 
 def _last_loss(replica: Replica, batches: Batches, num_steps: int) -> float:
-    loss_sum, num_examples = torch.zeros(()), 1
+    loss_sum = torch.zeros(())
+    num_examples = 1
     for step in range(num_steps):
         batch = batches.batch(step)
-        loss_sum, num_examples = replica.compute_gradient(batch), len(batch.labels)
+        loss_sum = replica.compute_gradient(batch)
+        num_examples = len(batch.labels)
         replica.update(step)
     return float(loss_sum) / num_examples
