@@ -65,10 +65,8 @@ class _Trials:
         self._all_rates = like.new_tensor(
             [[learning_rate(config, step) for config in configs] for step in steps]
         )
-        momenta = [config.momentum for config in configs]
-        self._momenta = like.new_tensor(
-            [0.0] * len(configs) if first.optimizer == "sgd" else momenta
-        )
+        has_momentum = first.optimizer != "sgd"
+        self._momenta = like.new_tensor([has_momentum * config.momentum for config in configs])
         self._rates = torch.empty_like(self._momenta)
         self._losses = torch.empty_like(self._momenta)
         self._is_nesterov = first.optimizer == "nesterov"

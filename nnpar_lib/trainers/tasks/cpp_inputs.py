@@ -18,7 +18,7 @@ from nnpar_lib.trainers.models import networks
 
 
 def export_data(name: str, folder: str) -> str:
-    """Return the folder of a data set's four idx files; write them to `folder` where it has none."""
+    """Return the folder of a data set's four idx files, written to `folder` if there are none."""
     if name in files.SUBFOLDERS:
         return str(files.data_folder() / files.SUBFOLDERS[name])
     data = load(name)

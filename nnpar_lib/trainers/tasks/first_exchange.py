@@ -14,7 +14,7 @@ NUM_REPEATS = 100
 
 
 def main() -> None:
-    """Sum 1, 2, ... over the ranks; print the sum, seconds and library as JSON on the first rank."""
+    """Sum 1, 2, ... over the ranks; print sum, seconds and library as JSON on the first rank."""
     ranks = world()
     number = torch.tensor([ranks.rank + 1.0])
     ranks.allreduce_sum_(number)
