@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -66,7 +66,7 @@ def sweep(study: StudyConfig, num_ranks: int, repeat: int) -> SweepSpeedRecord:
         seconds=seconds,
         engine_seconds=search.engine_seconds,
         provenance=provenance(),
-        study=dataclasses.asdict(study),
+        study=json.loads(study.to_json()),
         experiment=EXPERIMENT,
         repeat=repeat,
     )

@@ -57,11 +57,11 @@ def num_stored(path):
 
 def what_is_found(path):
     """Return a study's file without what differs from run to run: times and provenance."""
-    found = json.loads(path.read_text())
-    found.pop("provenance")
-    for row in found["runs"]:
+    study = json.loads(path.read_text())
+    study.pop("provenance")
+    for row in study["runs"]:
         row.pop("train_seconds")
-    return found
+    return study
 
 
 @pytest.fixture(scope="module")

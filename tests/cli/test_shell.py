@@ -40,21 +40,23 @@ def test_a_run_alone_prints_a_table_and_appends_a_record(tmp_path):
         process = run_python(*QUICK, "--out", tmp_path / "runs.jsonl")
         assert process.returncode == 0, process.stderr
         assert "samples/s" in process.stdout and "serial" in process.stdout
-    one, other = recorded(tmp_path / "runs.jsonl")
-    assert one.keys() >= FIELDS
-    assert one["num_steps"] == 12 and one["num_parameters"] == 235_146
-    assert one["weights_sha256"] == other["weights_sha256"]
+    first, second = recorded(tmp_path / "runs.jsonl")
+    assert first.keys() >= FIELDS
+    assert first["num_steps"] == 12 and first["num_parameters"] == 235_146
+    assert first["weights_sha256"] == second["weights_sha256"]
 
 
 def test_ranks_of_its_own_and_ranks_that_it_finds_train_alike(tmp_path):
     parallel = (*QUICK, "--strategy", "gradient_averaging", "--dtype", "float64", "--out")
     assert run_python(*QUICK, "--dtype", "float64", "--out", tmp_path / "serial").returncode == 0
-    assert run_python(*parallel, tmp_path / "own", "--num-ranks", 2).returncode == 0
-    assert run_mpi(2, *parallel, tmp_path / "found").returncode == 0
-    (serial,), (own,), (found,) = (recorded(tmp_path / name) for name in ("serial", "own", "found"))
-    assert own["num_ranks"] == found["num_ranks"] == 2
-    assert own["weights_sha256"] == found["weights_sha256"]
-    assert own["final_train_loss"] == pytest.approx(serial["final_train_loss"], rel=1e-12)
+    assert run_python(*parallel, tmp_path / "alone", "--num-ranks", 2).returncode == 0
+    assert run_mpi(2, *parallel, tmp_path / "launched").returncode == 0
+    serial, alone, launched = (
+        recorded(tmp_path / name)[0] for name in ("serial", "alone", "launched")
+    )
+    assert alone["num_ranks"] == launched["num_ranks"] == 2
+    assert alone["weights_sha256"] == launched["weights_sha256"]
+    assert alone["final_train_loss"] == pytest.approx(serial["final_train_loss"], rel=1e-12)
 
 
 def test_a_pipeline_leaves_a_trace_of_every_rank_and_micro_batch(tmp_path):
@@ -130,6 +132,22 @@ def test_the_measurements_of_a_gpu_end_in_one_line_where_there_is_none(tmp_path)
     assert process.returncode == 2
     assert process.stderr.strip().count("\n") == 0 and "needs a GPU" in process.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--out", "notes.txt"), "notes.txt holds something other than records"),
+        (("--num-repeats", 0), "must be at least 1"),
+        (("--data-set", "digits"), "did you mean --dataset?"),
+    ],
+)
+def test_sweep_speed_refuses_what_is_wrong_before_it_starts_engines(tmp_path, options, message):
+    (tmp_path / "notes.txt").write_text('{"milk": 2}\n')
+    options = [tmp_path / word if word == "notes.txt" else word for word in options]
+    process = run_python("-m", "nnpar_lib", "sweep-speed", *options, timeout=60)
+    assert process.returncode == 2
+    assert process.stderr.strip().count("\n") == 0 and message in process.stderr
 
 
 def test_data_that_is_missing_is_one_line_that_names_folder_and_remedy(tmp_path):

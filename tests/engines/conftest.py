@@ -30,25 +30,25 @@ def shared_engines(spmd_functions_importable):
 
 def processes_of(session, variable=SESSION_VARIABLE):
     """Return the processes that belong to the engines of a session, or that carry another mark."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if (
                 process.environ().get(variable) == session
                 and process.status() != psutil.STATUS_ZOMBIE
             ):
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def process_of(session, word):
     """Return the process of a session whose command line holds a word, and no lifeline's."""
-    found = [
+    processes = [
         process
         for process in processes_of(session)
         if any(word in part for part in process.cmdline())
         and "nnpar_lib.launch.lifeline" not in process.cmdline()
     ]
-    return found[0]
+    return processes[0]

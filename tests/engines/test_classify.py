@@ -38,7 +38,7 @@ def test_whatever_trained_a_network_it_reads_the_same(shared_engines, tmp_path):
         serial.sum(axis=1), 1, atol=1e-5
     )
     assert np.abs(seen["probabilities"] - serial).max() < 1e-4
-    read = [(found.argmax(axis=1) == seen["labels"]).mean() for found in seen["probabilities"]]
+    read = [(digits.argmax(axis=1) == seen["labels"]).mean() for digits in seen["probabilities"]]
     assert read == pytest.approx(accuracies)
     assert accuracies[0] > 0.5
 

@@ -119,8 +119,8 @@ def test_an_interrupted_start_leaves_nothing(spmd_functions_importable):
     try:
         while not any(
             "prterun" in part
-            for found in processes_of(mark, "NNPAR_TEST_MARK")
-            for part in found.cmdline()
+            for started in processes_of(mark, "NNPAR_TEST_MARK")
+            for part in started.cmdline()
         ):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)

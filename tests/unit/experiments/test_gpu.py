@@ -134,8 +134,8 @@ def test_a_cpu_measures_trials_and_differences_in_small():
     ]
     frame = store.frame(
         [
-            *(SweepRecord(**found) for found in sweep_timing.measure(trials, "gpu-sweep")),
-            *(ComparisonRecord(**found) for found in equality.measure(same, "gpu-same")),
+            *(SweepRecord(**values) for values in sweep_timing.measure(trials, "gpu-sweep")),
+            *(ComparisonRecord(**values) for values in equality.measure(same, "gpu-same")),
         ]
     )
     assert frame["kind"].value_counts().to_dict() == {"sweep": 6, "comparison": 2}
@@ -163,8 +163,10 @@ def test_ratios_are_those_of_runs_at_the_same_batch_size():
         for label, rate in (("eager", 100.0 * size), ("graph", 100.0 * size * factor))
     ]
     cut_off = {**rows[0], "model": "cnn", "label": "graph"}
-    found = gpu.speeds(pd.DataFrame([*rows, cut_off])).set_index(["batch_size", "label"])["speedup"]
-    assert found.to_dict() == {
+    speedups = gpu.speeds(pd.DataFrame([*rows, cut_off])).set_index(["batch_size", "label"])[
+        "speedup"
+    ]
+    assert speedups.to_dict() == {
         (64, "eager"): 1,
         (64, "graph"): 5,
         (1024, "eager"): 1,
@@ -206,8 +208,10 @@ def test_a_recorded_step_is_compared_with_what_a_roofline_allows():
             (64, "eager", 1.0),
         )
     ]
-    found = gpu.ceilings(pd.DataFrame([roof, *runs])).iloc[0]
-    assert (found["allowed_ms"], found["step_ms"], found["times"]) == pytest.approx((12, 20, 5 / 3))
+    ceiling = gpu.ceilings(pd.DataFrame([roof, *runs])).iloc[0]
+    assert (ceiling["allowed_ms"], ceiling["step_ms"], ceiling["times"]) == pytest.approx(
+        (12, 20, 5 / 3)
+    )
 
 
 def test_no_records_make_no_tables():

@@ -38,13 +38,13 @@ def project():
 @pytest.fixture(scope="module")
 def requirements(project):
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    return {canonical(found.name): found for group in groups for found in map(Requirement, group)}
+    return {canonical(item.name): item for group in groups for item in map(Requirement, group)}
 
 
 @pytest.fixture(scope="module")
 def conda():
     *names, by_pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    return {canonical(found.name): found for found in map(Requirement, [*names, *by_pip["pip"]])}
+    return {canonical(item.name): item for item in map(Requirement, [*names, *by_pip["pip"]])}
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +82,16 @@ def test_conda_takes_all_from_one_channel():
 def test_every_requirement_has_a_lower_bound_and_no_upper_one(requirements):
     assert not {
         name
-        for name, found in requirements.items()
-        if [bound.operator for bound in found.specifier] != [">="]
+        for name, requirement in requirements.items()
+        if [bound.operator for bound in requirement.specifier] != [">="]
     }
 
 
 def test_every_requirement_is_pinned_at_a_version_that_satisfies_it(requirements, pins):
     unpinned = {
         name
-        for name, found in requirements.items()
-        if name not in pins or not found.specifier.contains(pins[name])
+        for name, requirement in requirements.items()
+        if name not in pins or not requirement.specifier.contains(pins[name])
     }
     assert not unpinned
 

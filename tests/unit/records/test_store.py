@@ -230,9 +230,9 @@ def test_two_writers_of_one_file_do_not_mix_their_lines(file):
         writer.start()
     for writer in writers:
         writer.join()
-    found = store.load(file)
-    assert len(file.read_bytes().splitlines()) == len(found) == 80
-    assert sorted((one.label, one.repeat) for one in found) == [
+    records = store.load(file)
+    assert len(file.read_bytes().splitlines()) == len(records) == 80
+    assert sorted((run.label, run.repeat) for run in records) == [
         (str(n), r) for n in range(2) for r in range(40)
     ]
 
@@ -256,23 +256,23 @@ def test_a_record_for_which_there_is_no_room_leaves_the_file_as_it_was(file):
 
 
 def test_merging_adds_what_is_missing_once(tmp_path):
-    one, other, out = tmp_path / "one", tmp_path / "other", tmp_path / "all"
-    store.append(one, [record(), record(repeat=1)])
-    store.append(other, [record(repeat=1), record(repeat=2)])
-    with other.open("a") as torn:
+    first, second, out = (tmp_path / name for name in ("first", "second", "all"))
+    store.append(first, [record(), record(repeat=1)])
+    store.append(second, [record(repeat=1), record(repeat=2)])
+    with second.open("a") as torn:
         torn.write('{"kind": "run", "strat')
-    assert store.merge(out, [one]) == (2, 0)
-    assert store.merge(out, [one, other]) == (1, 2)
-    assert [found.repeat for found in store.load(out)] == [0, 1, 2]
+    assert store.merge(out, [first]) == (2, 0)
+    assert store.merge(out, [first, second]) == (1, 2)
+    assert [run.repeat for run in store.load(out)] == [0, 1, 2]
     with pytest.raises(ValueError, match="there is no file"):
         store.merge(out, [tmp_path / "none"])
 
 
 def test_repeats_that_are_recorded_are_found_by_config_and_repeat(file):
-    other = CONFIG.replace(seed=4)
+    reseeded = CONFIG.replace(seed=4)
     store.append(
-        file, [record(repeat=1), record(repeat=5), record(repeat=0, config=other.to_dict())]
+        file, [record(repeat=1), record(repeat=5), record(repeat=0, config=reseeded.to_dict())]
     )
-    found = store.find_repeats(file, [CONFIG, other], 2, "", ORIGIN)
-    assert set(found) == {(1, 0), (0, 1)}
+    done = store.find_repeats(file, [CONFIG, reseeded], 2, "", ORIGIN)
+    assert set(done) == {(1, 0), (0, 1)}
     assert store.find_repeats(None, [CONFIG], 2, "", ORIGIN) == {}

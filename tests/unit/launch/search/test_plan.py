@@ -82,13 +82,13 @@ def test_every_stage_has_its_runs():
 def test_the_winner_has_the_least_median_on_other_seeds_and_not_the_luckiest_trial():
     plan = Plan(STUDY, 64)
     done = carry_out(plan)
-    lucky, *others = plan.finalists(done, 1)
+    lucky, *rest = plan.finalists(done, 1)
     for seed in range(1000, 1003):  # the luckiest trial turns out to be bad
         done[f"finalist/{lucky.name}/{seed}"] = {
             **done[f"finalist/{lucky.name}/{seed}"],
             "steps": [5000, 9000],
         }
-    assert plan.winner(done, 1) in others
+    assert plan.winner(done, 1) in rest
 
 
 def test_a_trial_stops_at_three_times_the_best_that_it_may_know_of():
