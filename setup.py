@@ -3,22 +3,19 @@
 The C++ sources and the notebooks are data of the package `nnpar_lib` in a wheel.
 """
 
-from pathlib import Path
-
 from setuptools import find_packages, setup
 
-CARRIED = ("cpp", "cpp/src", "notebooks")
-
-
-def name_of(folder: str) -> str:
-    return "nnpar_lib." + folder.replace("/", ".")
-
+CARRIED = {
+    "nnpar_lib.cpp": "cpp",
+    "nnpar_lib.cpp.src": "cpp/src",
+    "nnpar_lib.notebooks": "notebooks",
+}
 
 setup(
-    packages=[*find_packages(include=["nnpar_lib*"]), *map(name_of, CARRIED)],
-    package_dir={name_of(folder): folder for folder in CARRIED},
+    packages=[*find_packages(include=["nnpar_lib*"]), *CARRIED],
+    package_dir=CARRIED,
     package_data={
         "nnpar_lib": ["py.typed"],
-        **{name_of(folder): ["*.ipynb", "*.txt", "*.cpp", "*.h"] for folder in CARRIED},
+        **{package: ["*.ipynb", "*.txt", "*.cpp", "*.h"] for package in CARRIED},
     },
 )
