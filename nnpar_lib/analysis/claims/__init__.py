@@ -1,7 +1,6 @@
 """The claims of the report, computed from records."""
 
 from nnpar_lib.analysis.claims.benchmarks import (
-    ALLREDUCES,
     CLAIMS,
     Claim,
     table,
@@ -9,7 +8,6 @@ from nnpar_lib.analysis.claims.benchmarks import (
 )
 
 __all__ = [
-    "ALLREDUCES",
     "CLAIMS",
     "Claim",
     "table",

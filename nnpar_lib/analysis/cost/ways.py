@@ -69,6 +69,18 @@ def largest_speedups(machines: Mapping[str, AssumedMachine]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def larger_crossovers(machines: Mapping[str, AssumedMachine]) -> pd.Series[float]:
+    """Return the smallest batch size at which gradient averaging is predicted to be the fastest
+    strategy, by number of ranks and machine; missing where it is at none."""
+    batches = {}
+    for kind, machine in machines.items():
+        for num_ranks in SHOWN_NUM_RANKS[kind]:
+            sizes = [2**k for k in range(num_ranks.bit_length() - 1, 14)]
+            batch = predictions.predicted_crossover(machine, num_ranks, sizes)
+            batches[f"{num_ranks} {machine.name}"] = batch
+    return pd.Series(batches)
+
+
 def _on_ranks(machine: AssumedMachine, num_ranks: int) -> pd.DataFrame:
     return predictions.predict(
         machine,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,35 +118,24 @@ def time_to_goal(
     ends: list[End] = []
     for (num_ranks, rows), look in zip(table.groupby("num_ranks"), LOOKS, strict=False):
         name = f"{num_ranks} rank{'' if num_ranks == 1 else 's'}"
-        ends += _draw_points(
-            ax, rows.rename(columns={"seconds": "median_steps"}), look, name, joined=True
-        )
+        points = rows.rename(columns={"seconds": "median_steps"})
+        ends += _draw_points(ax, points, look, name, joined=True)
         best = rows[rows["is_optimal"]]
-        ax.plot(
-            best["batch_size"],
-            best["seconds"],
-            linestyle="none",
-            marker="o",
-            markersize=15,
-            color=look.colour,
-            markerfacecolor="none",
-        )
-        for found, dash, marker in ((predicted, ":", ""), (whole, "none", "x")):
-            if found is not None:
-                mine = found[found["num_ranks"] == num_ranks]
-                ax.plot(
-                    mine["batch_size"],
-                    mine["seconds"],
-                    color=look.colour,
-                    linestyle=dash,
-                    marker=marker,
-                    markersize=9,
-                    markeredgewidth=2,
-                    zorder=4,
-                )
+        _draw_seconds(ax, best, look, marker="o", markersize=15, markerfacecolor="none", zorder=2)
+        if predicted is not None:
+            _draw_seconds(ax, predicted.query("num_ranks == @num_ranks"), look, linestyle=":")
+        if whole is not None:
+            runs = whole.query("num_ranks == @num_ranks")
+            _draw_seconds(ax, runs, look, marker="x", markersize=9, markeredgewidth=2)
     lines.value_axis(ax.yaxis, "s")
     lines.label_ends(ax, ends)
     return ax
+
+
+def _draw_seconds(ax: Axes, rows: pd.DataFrame, look: Style, **style: Any) -> None:
+    """Draw seconds against the batch size in the colour of a look, by default without a line."""
+    style = {"linestyle": "none", "color": look.colour, "zorder": 4, **style}
+    ax.plot(rows["batch_size"], rows["seconds"], **style)
 
 
 def local_sgd(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -163,51 +153,41 @@ def local_sgd(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         xlabel="steps between two averages of the weights",
         ylabel=f"until the goal, relative to an interval of {shortest}",
     )
-    look, other = LOOKS[0], LOOKS[1]
-    whiskers = np.clip(
-        [
-            table["samples_ratio"] - table["samples_low"],
-            table["samples_high"] - table["samples_ratio"],
-        ],
-        0,
-        None,
-    )
+    ends = _draw_costs_of_intervals(ax, table)
+    ideal = shortest / table["average_every"]
+    ax.plot(table["average_every"], ideal, color=GREY, linestyle="--", linewidth=1.2)
+    ticks = FuncFormatter(lambda value, _: f"{value:g}")
+    lines.set_ticks(ax.yaxis, [0.001, 0.01, 0.1, 1, 10], ticks)
+    lines.label_ends(ax, ends)
+    return ax
+
+
+def _draw_costs_of_intervals(ax: Axes, table: pd.DataFrame) -> list[End]:
+    """Draw samples with their intervals, and exchanges; return where their labels go."""
+    intervals, samples = table["average_every"], table["samples_ratio"]
+    exchanges = table["exchanges_ratio"]
+    below, above = samples - table["samples_low"], table["samples_high"] - samples
+    of_samples, of_exchanges = LOOKS[:2]
     ax.errorbar(
-        table["average_every"],
-        table["samples_ratio"],
-        yerr=whiskers,
-        color=look.colour,
-        marker=look.marker,
+        intervals,
+        samples,
+        yerr=np.clip([below, above], 0, None),
+        color=of_samples.colour,
+        marker=of_samples.marker,
         capsize=3,
     )
     ax.plot(
-        table["average_every"],
-        table["exchanges_ratio"],
-        color=other.colour,
-        marker=other.marker,
-        linestyle=other.dash,
+        intervals,
+        exchanges,
+        color=of_exchanges.colour,
+        marker=of_exchanges.marker,
+        linestyle=of_exchanges.dash,
     )
-    ax.plot(
-        table["average_every"],
-        table["average_every"].iloc[0] / table["average_every"],
-        color=GREY,
-        linestyle="--",
-        linewidth=1.2,
-    )
-    last = table.iloc[-1]
-    lines.set_ticks(
-        ax.yaxis, [0.001, 0.01, 0.1, 1, 10], FuncFormatter(lambda value, _: f"{value:g}")
-    )
-    lines.label_ends(
-        ax,
-        [
-            End(last["average_every"], last["samples_ratio"], "samples", look.colour),
-            End(
-                last["average_every"], last["exchanges_ratio"], "exchanges of weights", other.colour
-            ),
-        ],
-    )
-    return ax
+    last = intervals.iloc[-1]
+    return [
+        End(last, samples.iloc[-1], "samples", of_samples.colour),
+        End(last, exchanges.iloc[-1], "exchanges of weights", of_exchanges.colour),
+    ]
 
 
 def noise_scale(

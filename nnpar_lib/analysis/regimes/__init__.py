@@ -1,12 +1,8 @@
-"""Steps to a goal against the batch size."""
+"""Steps to a goal against the batch size: estimates, fits, and where perfect scaling ends."""
 
 from nnpar_lib.analysis.regimes.steps_to_goal import (
     DIMINISHING,
-    HALF_WINDOW,
-    MAX_INTERVAL,
     MAXIMAL,
-    NUM_RESAMPLES,
-    OVERHEAD,
     PERFECT,
     UNDETERMINED,
     Interval,
@@ -14,7 +10,6 @@ from nnpar_lib.analysis.regimes.steps_to_goal import (
     compare,
     estimates,
     fits,
-    goals_of,
     hardest_goal,
     interval,
     local_slopes,
@@ -26,11 +21,7 @@ from nnpar_lib.analysis.regimes.steps_to_goal import (
 
 __all__ = [
     "DIMINISHING",
-    "HALF_WINDOW",
     "MAXIMAL",
-    "MAX_INTERVAL",
-    "NUM_RESAMPLES",
-    "OVERHEAD",
     "PERFECT",
     "UNDETERMINED",
     "Interval",
@@ -38,7 +29,6 @@ __all__ = [
     "compare",
     "estimates",
     "fits",
-    "goals_of",
     "hardest_goal",
     "interval",
     "local_slopes",

@@ -5,11 +5,6 @@ from nnpar_lib.analysis.scaling.ratio import (
     spread_columns,
 )
 from nnpar_lib.analysis.scaling.speedups import (
-    ALWAYS_KEPT,
-    METHOD,
-    PROBLEM,
-    RATE,
-    SERIAL_ONE_THREAD,
     AlphaBeta,
     accuracy,
     amdahl_speedup,
@@ -28,11 +23,6 @@ from nnpar_lib.analysis.scaling.speedups import (
 )
 
 __all__ = [
-    "ALWAYS_KEPT",
-    "METHOD",
-    "PROBLEM",
-    "RATE",
-    "SERIAL_ONE_THREAD",
     "AlphaBeta",
     "Ratio",
     "accuracy",
