@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib import import_module, metadata, util
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Protocol
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.environment import memory_folder
 from nnpar_lib.config.sections import passed_to_native
-from nnpar_lib.launch import environment, lifeline, preflight
+from nnpar_lib.launch import environment, lifeline, preflight, tasks
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import RunRecord
 from nnpar_lib.records.provenance import num_cores, provenance
@@ -99,8 +99,7 @@ def run(
             Path(weights_file or f"{folder}/final"),
         )
         weights, order = (str(Path(folder, name)) for name in ("initial", "order"))
-        export = import_module("nnpar_lib.trainers.tasks.cpp_inputs")
-        export.export_start(config.to_dict(), weights, order)
+        tasks.load("export_start")(config.to_dict(), weights, order)
         files = {
             "data": _data(config.dataset),
             "weights": weights,
@@ -200,8 +199,7 @@ def _data(dataset: str) -> str:
     """Return the folder of a data set's idx files, which are written once where there are none."""
     folder = DEFAULT_BUILD.parent / "data" / dataset
     folder.mkdir(parents=True, exist_ok=True)
-    found = import_module("nnpar_lib.trainers.tasks.cpp_inputs").export_data(dataset, str(folder))
-    return str(found)
+    return str(tasks.load("export_data")(dataset, str(folder)))
 
 
 def _openblas() -> list[str]:

@@ -16,6 +16,8 @@ TASKS = {
     "compare_with_serial": "nnpar_lib.trainers.tasks.equality.measure",
     "describe_rank": "nnpar_lib.trainers.tasks.runs.describe_rank",
     "difference_from_serial": "nnpar_lib.trainers.tasks.equality.difference_from_serial",
+    "export_data": "nnpar_lib.trainers.tasks.cpp_inputs.export_data",
+    "export_start": "nnpar_lib.trainers.tasks.cpp_inputs.export_start",
     "gradient_norms": "nnpar_lib.trainers.tasks.gradient_noise.gradient_norms",
     "measure_rooflines": "nnpar_lib.trainers.tasks.roofline.measure",
     "mpi_rank": "nnpar_lib.launch.environment.mpi_rank",
