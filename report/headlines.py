@@ -1,4 +1,4 @@
-"""What the report claims: a sentence each, computed from records, with its figure and its source."""
+"""The claims of the report: sentences computed from records, each with its figure and source."""
 
 from __future__ import annotations
 

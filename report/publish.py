@@ -1,4 +1,4 @@
-"""The report in one piece: an HTML file that needs no other file, and a PDF that Chromium prints."""
+"""The report in one piece: an HTML file that needs no other one, and a PDF that Chromium prints."""
 
 from __future__ import annotations
 
