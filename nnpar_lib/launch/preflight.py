@@ -56,12 +56,11 @@ def check_writable(path: Path) -> None:
 
 
 def _check_checkpoint(path: Path, config: RunConfig) -> None:
-    """Refuse a checkpoint that the run cannot continue from, or a folder it cannot write to."""
+    """Refuse a checkpoint that the run cannot continue from, or that another run is using."""
     if path.is_dir():
         raise ValueError(f"checkpoint={str(path)!r} is a folder; name a file in it")
-    checkpoint_file.check(path, config)
-    check_writable(path.with_name(path.name + ".part"))
-    path.with_name(path.name + ".part").unlink()
+    with checkpoint_file.locked(path):
+        checkpoint_file.check(path, config)
 
 
 def _check_gpu() -> None:

@@ -52,16 +52,30 @@ def test_the_checkpoint_of_another_run_is_refused_before_anything_starts(written
 def test_a_truncated_checkpoint_is_refused_before_anything_starts(written, tmp_path, num_bytes):
     torn = tmp_path / "torn"
     torn.write_bytes(written.read_bytes()[:num_bytes])
-    assert "is no whole checkpoint" in refused(torn)
+    assert ("is damaged" if num_bytes == -1 else "is no whole checkpoint") in refused(torn)
 
 
-def test_a_damaged_checkpoint_is_refused(written, tmp_path):
-    damaged = tmp_path / "damaged"
+@pytest.fixture
+def damaged(written, tmp_path):
+    path = tmp_path / "damaged"
     contents = bytearray(written.read_bytes())
     contents[-100] ^= 1
-    damaged.write_bytes(contents)
+    path.write_bytes(contents)
+    return path
+
+
+def test_a_damaged_checkpoint_is_refused(damaged):
+    assert "is damaged" in refused(damaged)
     with pytest.raises(ValueError, match="is damaged"):
         train(CONFIG.replace(checkpoint=str(damaged)), SingleCommunicator())
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_damaged_checkpoint_is_one_line_in_a_shell(damaged, num_ranks):
+    options = ["--strategy", "gradient_averaging", "--num-ranks", num_ranks, "--hidden", 16]
+    process = run_python("-m", "nnpar_lib", "run", *options, "--checkpoint", damaged)
+    assert process.returncode == 2
+    assert process.stderr == f"nnpar: {refused(damaged)}\n"
 
 
 def test_a_checkpoint_says_what_wrote_it_and_nothing_of_the_machine(written):

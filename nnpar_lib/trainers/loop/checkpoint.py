@@ -10,7 +10,9 @@ order of the examples is a function of the seed and the step.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,12 +57,36 @@ def save(
     try:
         checkpoint_file.write(path, tensors, header)
     except OSError as error:
-        print(
-            f"nnpar: the checkpoint of step {progress['num_steps']} could not be written to {path} "
-            f"({error.strerror}); the run goes on, and an earlier checkpoint stays as it is",
-            file=sys.stderr,
-            flush=True,
+        _print(
+            f"the checkpoint of step {progress['num_steps']} could not be written to {path} "
+            f"({error.strerror}); the run goes on, and an earlier checkpoint stays as it is"
         )
+
+
+class CheckpointRefusedError(ValueError):
+    """A run cannot use its checkpoint. All ranks raise it together, so none waits for another."""
+
+
+@contextlib.contextmanager
+def reserved(config: RunConfig, communicator: Communicator) -> Iterator[None]:
+    """Keep the checkpoint of a config, where it has one, for this run (entering is collective).
+
+    Raises a CheckpointRefusedError where another run has it.
+    """
+    if config.checkpoint is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        problem = ""
+        if communicator.rank == 0:  # which alone writes the file
+            try:
+                stack.enter_context(checkpoint_file.locked(Path(config.checkpoint)))
+            except ValueError as error:
+                problem = str(error)
+        problem = communicator.broadcast_object(problem)
+        if problem:
+            raise CheckpointRefusedError(problem)
+        yield
 
 
 def restore(
@@ -69,11 +95,14 @@ def restore(
     """Bring the last checkpoint's state back and return its progress, None where there is no file
     (collective).
 
-    Raises a ValueError, on all ranks, where the checkpoint is damaged or belongs to another run.
+    Raises a CheckpointRefusedError where it is damaged, belongs to another run, or is not the same
+    file on all ranks.
     """
-    header = checkpoint_file.check(path, config)
+    header = _agreed_header(path, config, communicator)
     if header is None:
         return None
+    if header.format == checkpoint_file.OLD_FORMAT and communicator.rank == 0:
+        _print(f"{path} is of an old format, which cannot show damage to its header")
     is_same = (
         header.config["strategy"] == config.strategy
         and header.config["num_ranks"] == communicator.size
@@ -82,9 +111,33 @@ def restore(
     values = {kind: strategy.local_values(whole) for kind, whole in tensors.items()}
     numbers = header.numbers[communicator.rank] if is_same else _mean(header.numbers)
     counters = header.counters[communicator.rank] if is_same else {}
-    parameters, running = values.pop(PARAMETER), values.pop(RUNNING, [])
+    parameters = values.pop(PARAMETER)
+    running = values.pop(RUNNING, [])
     strategy.restore(State(parameters, values, numbers, counters, running))
     return header.progress
+
+
+def _agreed_header(path: Path, config: RunConfig, communicator: Communicator) -> Header | None:
+    """Return the header of the file that all ranks see, None where they see none (collective)."""
+    header = None
+    problem = ""
+    try:
+        header = checkpoint_file.check(path, config)
+    except ValueError as error:
+        problem = str(error)
+    digest = None if header is None else header.sha256
+    seen = "no file" if header is None else f"step {header.progress['num_steps']}"
+    answers = communicator.allgather_objects((problem, digest, f"{seen} on {platform.node()}"))
+    for rank_problem, _, _ in answers:
+        if rank_problem:
+            raise CheckpointRefusedError(rank_problem)
+    for rank, (_, rank_digest, rank_seen) in enumerate(answers):
+        if rank_digest != answers[0][1]:
+            raise CheckpointRefusedError(
+                f"{path} is not the same checkpoint on all ranks: rank 0 has {answers[0][2]}, rank"
+                f" {rank} has {rank_seen}; name a file in a folder that all nodes share"
+            )
+    return header
 
 
 def _whole_tensors(
@@ -145,3 +198,7 @@ def _mean(numbers: list[dict[str, float]]) -> dict[str, float]:
         name: sum(one.get(name, 0.0) for one in found) / len(found)
         for name in (found[0] if found else {})
     }
+
+
+def _print(message: str) -> None:
+    print(f"nnpar: {message}", file=sys.stderr, flush=True)

@@ -62,6 +62,7 @@ def train(
     with (
         communicator.stall_watch(config.stall_seconds),
         memory_budget(config.memory_budget_mib, config.device),
+        checkpoint.reserved(config, communicator),
     ):
         record = _train(config, communicator, report)
     return dataclasses.replace(

@@ -25,6 +25,7 @@ from nnpar_lib.trainers.communication import allreduce
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.data import batches
+from nnpar_lib.trainers.loop.checkpoint import CheckpointRefusedError
 from nnpar_lib.trainers.loop.placement import place
 from nnpar_lib.trainers.loop.training import train
 from nnpar_lib.trainers.timeline import Timeline
@@ -124,6 +125,8 @@ def abort_all_on_error() -> Iterator[None]:
     """End all ranks when this one raises, for the rest would wait for it in a collective."""
     try:
         yield
+    except CheckpointRefusedError:  # all ranks raise it
+        raise
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
