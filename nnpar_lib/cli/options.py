@@ -169,6 +169,7 @@ def _add_option(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -
     text = option.text
     if option.choices:
         text += f"; one of {', '.join(option.choices)}"
+    text += "".join(f"; {_readers(*reader)}" for reader in option.read_by.items())
     if "default" not in text:
         text += f" (default: {_shown(field.default)})"
     if field.type == "bool":
@@ -181,6 +182,14 @@ def _add_option(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -
         help=text,
         metavar=field.name.rsplit("_", 1)[-1].upper(),
     )
+
+
+def _readers(reader: str, values: tuple[str, ...]) -> str:
+    """Say for which values of another option one is read, by the shorter of two lists."""
+    idle = [value for value in OPTIONS[reader].choices if value not in values]
+    if len(idle) < len(values):
+        return f"not for {reader} {', '.join(idle)}"
+    return f"only for {reader} {', '.join(values)}"
 
 
 def _add_num_repeats(parser: argparse.ArgumentParser, default: int) -> None:

@@ -30,34 +30,34 @@ class Network(Section):
     )
     channels: tuple[int, ...] = option(
         (32, 64),
-        "channels of the convolutions of the cnn, comma separated",
+        "channels of the convolutions, comma separated",
         role=PROBLEM,
         read_by={"model": ("cnn",)},
     )
     kernel_size: int = option(
         3,
-        "height and width of the convolutions of the cnn",
+        "height and width of the convolutions",
         role=PROBLEM,
         read_by={"model": ("cnn",)},
         minimum=1,
     )
     stem: str = option(
         "imagenet",
-        "first layers of resnet18: imagenet leaves 7x7 of 28x28 pixels, small all of them",
+        "first layers: imagenet leaves 7x7 of 28x28 pixels, small all of them",
         STEMS,
         role=PROBLEM,
         read_by={"model": ("resnet18",)},
     )
     width: int = option(
         64,
-        "channels of the first stage of resnet18; the next ones have 2, 4 and 8 times as many",
+        "channels of the first stage; the next ones have 2, 4 and 8 times as many",
         role=PROBLEM,
         read_by={"model": ("resnet18",)},
         minimum=1,
     )
     batch_norm: str = option(
         "synchronised",
-        "resnet18: normalise with statistics of a micro-batch over all ranks that "
+        "normalise with statistics of a micro-batch over all ranks that "
         "average gradients, or with each rank's local ones",
         BATCH_NORMS,
         role=METHOD,

@@ -51,21 +51,21 @@ class Spread(Section):
     )
     bucket_kib: int = option(
         512,
-        "size of a bucket of the overlapped all-reduce, in KiB",
+        "size of a bucket, in KiB",
         role=METHOD,
         read_by={"strategy": ("gradient_averaging",), "allreduce": ("overlapped",)},
         minimum=1,
     )
     average_every: int = option(
         0,
-        "weight_averaging: steps between two averages; 0 averages once an epoch",
+        "steps between two averages; 0 averages once an epoch",
         role=METHOD,
         read_by={"strategy": ("weight_averaging", "cpp_weight_averaging")},
         minimum=0,
     )
     shard_data: bool = option(
         True,
-        "root_worker: each rank trains on its own shard and the root trains too; "
+        "each rank trains on its own shard and the root trains too; "
         "without it each worker goes through the whole set",
         role=METHOD,
         read_by={"strategy": ("root_worker",)},
@@ -79,22 +79,21 @@ class Spread(Section):
     )
     num_microbatches: int = option(
         4,
-        "micro-batches that a pipeline cuts a batch into; the schedule sequential takes "
-        "the batch whole",
+        "micro-batches that a pipeline cuts a batch into",
         role=METHOD,
         read_by={"strategy": PIPELINES, "schedule": ("gpipe", "1f1b", "interleaved")},
         minimum=1,
     )
     num_chunks: int = option(
         2,
-        "stages that each rank holds in the schedule interleaved; 1 in the others",
+        "stages that each rank holds",
         role=METHOD,
         read_by={"strategy": PIPELINES, "schedule": ("interleaved",)},
         minimum=1,
     )
     pipeline_size: int = option(
         0,
-        "hybrid: ranks of each pipeline; 0 puts all ranks into one",
+        "ranks of each pipeline; 0 puts all ranks into one",
         role=METHOD,
         read_by={"strategy": ("hybrid",)},
         minimum=0,

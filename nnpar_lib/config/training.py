@@ -49,7 +49,7 @@ class Training(Section):
     lr: float = option(0.1, "learning rate", role=PROBLEM, changes_rate=False)
     momentum: float = option(
         0.9,
-        "momentum of the optimizers momentum and nesterov",
+        "share of the last update that is added to the next one",
         role=PROBLEM,
         read_by={"optimizer": WITH_MOMENTUM},
         changes_rate=False,

@@ -8,6 +8,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from nnpar_lib.config import RunConfig
+from nnpar_lib.config.rules import check_given
+from nnpar_lib.config.sections import OPTIONS
+
 PRESETS = ("quick", "full")
 DECLARED = "# parameters"  # the first line of a notebook's cell of parameters
 INJECTED = "# Parameters"  # the first line of the cell that papermill inserts after it
@@ -16,18 +20,23 @@ T = TypeVar("T")
 
 
 def check_parameters(cells: Sequence[str]) -> None:
-    """Refuse parameters that the notebook does not have; papermill only warns of them.
+    """Refuse parameters that the notebook does not have, of which papermill only warns.
 
-    `cells` are the sources of the cells executed so far (IPython's `In`). Raises a ValueError of
-    one line that names the parameter and the nearest one that exists.
+    `cells` are the sources of the cells executed so far (IPython's `In`). A notebook with a
+    parameter `strategy` does one run: its options are checked as those of a run, and one that was
+    given and has no effect is refused. Raises a one-line ValueError that names the parameter.
     """
     declared = _assigned(cells, DECLARED)
-    for name in sorted(_assigned(cells, INJECTED) - declared):
+    given = _assigned(cells, INJECTED)
+    for name in sorted(given.keys() - declared):
         near = difflib.get_close_matches(name, declared, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(
             f"unknown parameter {name!r}; {hint}this notebook has {', '.join(sorted(declared))}"
         )
+    options = {name: value for name, value in {**declared, **given}.items() if name in OPTIONS}
+    if "strategy" in options:
+        check_given(RunConfig.from_parameters(options), given.keys() & OPTIONS.keys())
 
 
 def choose(preset: str, *, quick: T, full: T) -> T:
@@ -67,12 +76,21 @@ def explore(show: Callable[..., object], **choices: Sequence[Any]) -> None:
     ipywidgets.interact(show, **sliders)
 
 
-def _assigned(cells: Sequence[str], beginning: str) -> set[str]:
-    """Return the names that cells with this beginning assign."""
-    trees = [ast.parse(cell) for cell in cells if cell.startswith(beginning)]
-    return {
-        node.id
-        for tree in trees
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
+def _assigned(cells: Sequence[str], beginning: str) -> dict[str, Any]:
+    """Return the names that cells with this beginning assign, and their values."""
+    values: dict[str, Any] = {}
+    for cell in cells:
+        if cell.startswith(beginning):
+            for statement in ast.parse(cell).body:
+                values |= _assignment(statement)
+    return values
+
+
+def _assignment(statement: ast.stmt) -> dict[str, Any]:
+    """Return the names of one assignment and their value, as papermill and YAML write values."""
+    match statement:
+        case ast.Assign(targets=targets, value=value):
+            return {t.id: ast.literal_eval(value) for t in targets if isinstance(t, ast.Name)}
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+            return {name: ast.literal_eval(value)}
+    return {}
