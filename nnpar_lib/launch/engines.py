@@ -105,6 +105,8 @@ class Engines(Ranks):
         if isinstance(configs, Mapping):
             labels = list(configs)
             configs = list(configs.values())
+        if labels:
+            _check_same_length("labels", labels, configs)
         preflight.check_repeats(configs, num_repeats)
         self._check(configs)
         known = results_file if environment.is_resuming() else None
@@ -177,6 +179,7 @@ class Engines(Ranks):
         results_file: str | Path | None = None,
     ) -> list[ProfileRecord]:
         """Profile the model of each config at its batch sizes, on one rank and on all at once."""
+        _check_same_length("lists of batch sizes", batch_sizes, configs)
         self._check(configs)
         return self._measure(
             "profile_blocks",
@@ -356,6 +359,13 @@ class Engines(Ranks):
                 f"num_ranks={num_ranks} is more than the {self.num_ranks} engines that run; start"
                 f" more with engines({num_ranks}) or ask for fewer ranks"
             )
+
+
+def _check_same_length(name: str, items: Sequence[Any], configs: Sequence[RunConfig]) -> None:
+    if len(items) != len(configs):
+        raise ValueError(
+            f"there are {len(items)} {name} for {len(configs)} configs; give as many as configs"
+        )
 
 
 def _dictionaries(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
