@@ -45,15 +45,16 @@ def make_mpiexec(folder):
 
 
 def test_the_mpiexec_beside_this_python_comes_before_the_path(tmp_path, monkeypatch):
-    beside, elsewhere = tmp_path / "here", tmp_path / "there"
+    beside = tmp_path / "here"
+    elsewhere = tmp_path / "there"
     beside.mkdir()
     elsewhere.mkdir()
     monkeypatch.setattr(sys, "executable", str(beside / "python"))
     monkeypatch.setenv("PATH", str(elsewhere))
-    other = make_mpiexec(elsewhere)
-    assert mpiexec_command() == [str(other)]
-    own = make_mpiexec(beside)
-    assert mpiexec_command() == [str(own)]
+    on_path = make_mpiexec(elsewhere)
+    assert mpiexec_command() == [str(on_path)]
+    beside_python = make_mpiexec(beside)
+    assert mpiexec_command() == [str(beside_python)]
 
 
 def test_no_mpiexec_is_an_error_with_a_remedy(tmp_path, monkeypatch):

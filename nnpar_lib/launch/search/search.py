@@ -66,13 +66,13 @@ class Search:
 
         Batch sizes that have runs left to do have no rows yet.
         """
-        finished = {size: plan for size, plan in self._plans.items() if not self._next[size]}
-        return [
-            row
-            for size, plan in finished.items()
-            for goal in range(len(self.study.goal_errors))
-            for row in self._rows_of(plan, self._store.done[size], goal)
-        ]
+        rows = []
+        for size, plan in self._plans.items():
+            if self._next[size]:
+                continue
+            for goal in range(len(self.study.goal_errors)):
+                rows += self._rows_of(plan, self._store.done[size], goal)
+        return rows
 
     def _next_job(self) -> Job | None:
         """Return a run of the batch size with the most seconds left to do.

@@ -25,7 +25,8 @@ from nnpar_lib.launch import preflight
 torchvision_operators.declare_missing()
 from torchvision import datasets  # noqa: E402
 
-IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+IMAGES = "t10k-images-idx3-ubyte"
+LABELS = "t10k-labels-idx1-ubyte"
 ALL_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", IMAGES, LABELS]
 
 
@@ -38,7 +39,8 @@ def write_idx(path, numbers):
 def synthetic(tmp_path_factory):
     """Files of random numbers that look like those of fashion_mnist in every way but their
     pictures."""
-    folder, random = tmp_path_factory.mktemp("synthetic"), np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("synthetic")
+    random = np.random.default_rng(0)
     for part, number in (("train", 60_000), ("t10k", 10_000)):
         write_idx(
             folder / f"{part}-images-idx3-ubyte",

@@ -114,7 +114,8 @@ def test_what_there_is_no_time_for_is_named_and_nothing_started(tmp_path):
 
 @pytest.mark.slow
 def test_a_part_that_fails_takes_no_other_with_it(tmp_path):
-    out, plan = tmp_path / "gpu.jsonl", parts("cpu", TINY)
+    out = tmp_path / "gpu.jsonl"
+    plan = parts("cpu", TINY)
     broken = Part(experiment="broken", num_ranks=1, measure=Engines.time_trials, groups=({},))
     missing = gpu_report.measure([broken, plan["gpu-several"]], out, seconds=120)
     assert len(missing) == 1 and missing[0].startswith(

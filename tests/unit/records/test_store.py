@@ -70,7 +70,9 @@ def file(tmp_path):
 
 
 def test_what_is_appended_is_loaded_in_order(file):
-    first, second, third = record(), allreduce_record(), record(repeat=1)
+    first = record()
+    second = allreduce_record()
+    third = record(repeat=1)
     store.append(file, [first])
     store.append(file, [second, third])
     assert store.load(file) == [first, second, third]

@@ -42,7 +42,9 @@ def simulated(job, best_lr, floor=100):
 def carry_out(plan, *, num_engines=1, seed=0, best_lr=0.1, done=None, stop_after=None):
     """Run a plan on simulated engines that finish in any order; return what is done, by the name of
     the job."""
-    chance, done, running = random.Random(seed), dict(done or {}), {}
+    chance = random.Random(seed)
+    done = dict(done or {})
+    running = {}
     while stop_after is None or len(done) < stop_after:
         ready = [job for job in plan.next_jobs(done) if job.name not in running]
         for job in ready[: num_engines - len(running)]:
