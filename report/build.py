@@ -52,7 +52,8 @@ CHAPTERS = (
     "claims",
 )
 LOOKS = ("conf.py", "style.css", "article.css", "references.bib")
-PAGES = ("limits.md", "notebooks.md")
+PAGES = ("limits.md", "notebooks.md", "api.md")
+API = "api"  # the folder of pages that Sphinx fills from the docstrings
 PUBLISHED = REPORT / "published"  # the last full report, to be read without running anything
 # what a build replaces in its folder, and the file that says that a build has made it
 REPLACED = (
@@ -202,6 +203,7 @@ def _lay_out(source: Path, executed: Path) -> Path:
         shutil.copy(own if own.exists() else ROOT / "notebooks" / own.name, source / "notebooks")
     for name in (*LOOKS, *PAGES):
         shutil.copy(REPORT / name, source / name)
+    shutil.copytree(REPORT / API, source / API)
     return source
 
 

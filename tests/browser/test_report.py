@@ -14,6 +14,8 @@ PAGES = (
     "cpp",
     "limits",
     "claims",
+    "api/config",
+    "api/strategies",
 )
 # docutils marks a bibliography up with roles of an earlier standard
 DOCUTILS = {rule: {"enabled": False} for rule in ("aria-deprecated-role", "aria-required-children")}
