@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from itertools import chain
 from time import perf_counter
 
 LOAD = "load"  # select a batch and normalise it
@@ -71,11 +72,10 @@ class Timeline:
     def events(self) -> list[Event]:
         """The events of the last `num_traced_steps` steps."""
         origin = self._origin or 0.0
-        return [
-            (activity, stage, microbatch, start - origin, end - origin)
-            for events in self._steps
-            for activity, stage, microbatch, start, end in events
-        ]
+        events = []
+        for activity, stage, microbatch, start, end in chain.from_iterable(self._steps):
+            events.append((activity, stage, microbatch, start - origin, end - origin))
+        return events
 
     @property
     def total_seconds(self) -> float:

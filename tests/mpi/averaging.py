@@ -36,17 +36,18 @@ COMMON = {
 def cases(num_ranks: int) -> dict[str, RunConfig]:
     """Return the runs by name."""
     parallel = {**COMMON, "num_ranks": num_ranks}
-    found = {
-        f"every-{k}-steps": RunConfig(strategy="weight_averaging", average_every=k, **parallel)
-        for k in (0, 3)
-    }
-    found["every-3-steps-mpi"] = found["every-3-steps"].replace(allreduce="mpi")
-    found["root-worker-sharded"] = RunConfig(strategy="root_worker", **parallel)
+    configs = {}
+    for steps in (0, 3):
+        configs[f"every-{steps}-steps"] = RunConfig(
+            strategy="weight_averaging", average_every=steps, **parallel
+        )
+    configs["every-3-steps-mpi"] = configs["every-3-steps"].replace(allreduce="mpi")
+    configs["root-worker-sharded"] = RunConfig(strategy="root_worker", **parallel)
     if num_ranks > 1:
-        found["root-worker-whole-sets"] = RunConfig(
+        configs["root-worker-whole-sets"] = RunConfig(
             strategy="root_worker", shard_data=False, **parallel
         )
-    return found
+    return configs
 
 
 def differences_on_pretended_nodes(ranks: Communicator) -> dict[str, float]:
@@ -54,12 +55,12 @@ def differences_on_pretended_nodes(ranks: Communicator) -> dict[str, float]:
     of 1 to 3 ranks."""
     config = RunConfig(strategy="gradient_averaging", num_ranks=ranks.size, **COMMON)
     expected = train(config.replace(strategy="serial", num_ranks=1), SingleCommunicator())
-    found = {}
+    differences = {}
     for ranks_per_node in (1, 2, 3):
         weights = train(config, MpiCommunicator(MPI.COMM_WORLD, ranks_per_node=ranks_per_node))
         difference = float((weights - expected).norm() / expected.norm())
-        found[f"{ranks_per_node}-ranks-a-node"] = max(ranks.allgather_objects(difference))
-    return found
+        differences[f"{ranks_per_node}-ranks-a-node"] = max(ranks.allgather_objects(difference))
+    return differences
 
 
 def train(config: RunConfig, ranks: Communicator) -> torch.Tensor:
@@ -78,7 +79,10 @@ class Copy:
     examples it has seen."""
 
     def __init__(self, config: RunConfig, size: int, rank: int, seed: int) -> None:
-        self.config, self.size, self.rank, self.seed = config, size, rank, seed
+        self.config = config
+        self.size = size
+        self.rank = rank
+        self.seed = seed
         self.data = load(config.dataset)
         self.model = networks.build(config)
         self.weight = 0
@@ -91,12 +95,12 @@ class Copy:
 
     def step(self, step: int) -> None:
         indices = global_batch_indices(len(self.data.train_labels), BATCH_SIZE, self.seed, step)
-        own = indices[part(len(indices), self.size, self.rank)]
-        images = normalise(self.data.train_images[own], self.data, torch.float64)
+        local = indices[part(len(indices), self.size, self.rank)]
+        images = normalise(self.data.train_images[local], self.data, torch.float64)
         self.optimizer.zero_grad()
-        cross_entropy(self.model(images), self.data.train_labels[own]).backward()
+        cross_entropy(self.model(images), self.data.train_labels[local]).backward()
         self.optimizer.step()
-        self.weight += len(own)
+        self.weight += len(local)
 
 
 def simulate(config: RunConfig) -> torch.Tensor:
@@ -139,17 +143,17 @@ def vector(model: torch.nn.Module) -> torch.Tensor:
 def main() -> None:
     ranks = world()
     place(RunConfig(num_threads=1), ranks)
-    found = differences_on_pretended_nodes(ranks)
+    differences = differences_on_pretended_nodes(ranks)
     for name, config in cases(ranks.size).items():
         all_weights = ranks.allgather_objects(train(config, ranks))
         if ranks.rank == 0:
             expected = simulate(config)
-            found[name] = max(
+            differences[name] = max(
                 float((weights - expected).norm() / expected.norm()) for weights in all_weights
             )
         ranks.barrier()
     if ranks.rank == 0:
-        print("\nRESULT " + json.dumps(found))
+        print("\nRESULT " + json.dumps(differences))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 from nnpar_lib.trainers.timeline import Timeline
 
-NUM_RANKS, NUM_STEPS, NUM_MICROBATCHES = 4, 4, 3
+NUM_RANKS = 4
+NUM_STEPS = 4
+NUM_MICROBATCHES = 3
 COMMON = {
     "model": "resnet18",
     "stem": "imagenet",
@@ -91,14 +93,13 @@ def chunks(
     """Return for each copy of the model the examples that pass it together, chunk by chunk."""
     cut = []
     for rank in range(num_copies):
-        own = indices[part(len(indices), num_copies, rank)]
-        cut.append([own[part(len(own), num_microbatches, i)] for i in range(num_microbatches)])
+        local = indices[part(len(indices), num_copies, rank)]
+        cut.append([local[part(len(local), num_microbatches, i)] for i in range(num_microbatches)])
     return [[torch.cat(together) for together in zip(*cut, strict=True)]] if shared else cut
 
 
 def reference(config: RunConfig, num_copies: int, num_microbatches: int, shared: bool) -> nn.Module:
-    """Train in one process, a model a copy with statistics of its own; return one with their mean
-    statistics."""
+    """Train a model for each copy in one process; return a model with their mean statistics."""
     copies = [networks.build(config) for _ in range(1 if shared else num_copies)]
     data = load(config.dataset)
     for step in range(NUM_STEPS):
@@ -106,9 +107,9 @@ def reference(config: RunConfig, num_copies: int, num_microbatches: int, shared:
             len(data.train_labels), config.global_batch_size, config.seed, step
         )
         parts = chunks(indices, num_copies, num_microbatches, shared)
-        for copy, own in zip(copies, parts, strict=True):
+        for copy, local_chunks in zip(copies, parts, strict=True):
             copy.zero_grad()
-            for chunk in own:
+            for chunk in local_chunks:
                 images = normalise(data.train_images[chunk], data, torch.float64)
                 (
                     cross_entropy(copy(images), data.train_labels[chunk], reduction="sum")
@@ -143,26 +144,27 @@ def differences(config: RunConfig, ranks: Communicator, expected: nn.Module) -> 
         wanted = expected(images)
     logits = strategy.predict(images)
     strategy.close()
-    found = {
+    distances = {
         "weights": relative(weights, nn.utils.parameters_to_vector(expected.parameters())),
         "logits": relative(logits, wanted[: len(logits)]),
     }
     if config.strategy == "torch_ddp":
-        del found["logits"]  # its running statistics are the first rank's
-    return {name: max(ranks.allgather_objects(value)) for name, value in found.items()}
+        del distances["logits"]  # its running statistics are the first rank's
+    return {name: max(ranks.allgather_objects(value)) for name, value in distances.items()}
 
 
-def relative(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).norm() / other.norm()) if len(other) else 0.0
+def relative(value: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((value - reference).norm() / reference.norm()) if len(reference) else 0.0
 
 
 def main() -> None:
-    ranks, found = world(), {}
+    ranks = world()
+    distances = {}
     place(RunConfig(num_threads=1), ranks)
     for name, (config, *how) in cases().items():
-        found[name] = differences(config, ranks, reference(config, *how))
+        distances[name] = differences(config, ranks, reference(config, *how))
     if ranks.rank == 0:
-        print("\nRESULT " + json.dumps(found))
+        print("\nRESULT " + json.dumps(distances))
 
 
 if __name__ == "__main__":

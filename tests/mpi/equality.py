@@ -42,11 +42,11 @@ NEARLY_EMPTY = 71  # leaves a last batch of 1: ranks without any example
 
 def cases(num_ranks: int) -> dict[str, RunConfig]:
     """Return the parallel runs, by name, that must end where a serial run does."""
-    found = {}
+    configs = {}
     for model, optimizer, dtype, allreduce in itertools.product(
         ("mlp", "cnn"), OPTIMIZERS, ("float32", "float64"), ("shared", "mpi", "overlapped")
     ):
-        found[f"gradient_averaging-{allreduce}-{model}-{optimizer}-{dtype}"] = _config(
+        configs[f"gradient_averaging-{allreduce}-{model}-{optimizer}-{dtype}"] = _config(
             num_ranks,
             "gradient_averaging",
             model,
@@ -56,13 +56,13 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
             bucket_kib=4,
         )
     for model, dtype in itertools.product(("mlp", "cnn"), ("float32", "float64")):
-        found[f"torch_ddp-{model}-{dtype}"] = _config(
+        configs[f"torch_ddp-{model}-{dtype}"] = _config(
             num_ranks, "torch_ddp", model, "momentum", dtype
         )
-        found[f"weight_averaging-each-step-{model}-{dtype}"] = _config(
+        configs[f"weight_averaging-each-step-{model}-{dtype}"] = _config(
             num_ranks, "weight_averaging", model, "sgd", dtype, average_every=1
         )
-        found[f"nearly-empty-batch-{model}-{dtype}"] = _config(
+        configs[f"nearly-empty-batch-{model}-{dtype}"] = _config(
             num_ranks,
             "gradient_averaging",
             model,
@@ -71,7 +71,7 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
             global_batch_size=NEARLY_EMPTY,
         )
     for strategy, allreduce, convolution in RESNET:
-        found[f"{strategy}-{allreduce}-resnet18-{convolution}-float64"] = _config(
+        configs[f"{strategy}-{allreduce}-resnet18-{convolution}-float64"] = _config(
             num_ranks,
             strategy,
             "resnet18",
@@ -80,7 +80,7 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
             allreduce=allreduce,
             convolution=convolution,
         )
-    found["nearly-empty-batch-resnet18-float64"] = _config(
+    configs["nearly-empty-batch-resnet18-float64"] = _config(
         num_ranks,
         "gradient_averaging",
         "resnet18",
@@ -91,11 +91,11 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
         convolution="im2col",
     ).replace(lr=0.005)  # statistics of a single example amplify rounding more
     for model, dtype in (("mlp", "float32"), ("cnn", "float64")):
-        found[f"{BACKEND}-{model}-{dtype}"] = _config(
+        configs[f"{BACKEND}-{model}-{dtype}"] = _config(
             num_ranks, "gradient_averaging", model, "momentum", dtype, allreduce=BACKEND
         )
     for name, optimizer, how in RECORDED:  # a rate that falls would lie on the device in float32
-        found[f"recorded-{name}-{optimizer}-float64"] = _config(
+        configs[f"recorded-{name}-{optimizer}-float64"] = _config(
             num_ranks,
             "gradient_averaging",
             "mlp",
@@ -106,13 +106,13 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
             lr_schedule="constant",
         )
     if num_ranks == 2:
-        found[f"{BACKEND}-resnet18-float64"] = _config(
+        configs[f"{BACKEND}-resnet18-float64"] = _config(
             num_ranks, "gradient_averaging", "resnet18", "momentum", "float64", allreduce=BACKEND
         )
-    found["loader-mlp-float32"] = _config(
+    configs["loader-mlp-float32"] = _config(
         num_ranks, "gradient_averaging", "mlp", "momentum", "float32", data_loading="loader"
     )
-    found["full-size-mlp-float32"] = RunConfig(
+    configs["full-size-mlp-float32"] = RunConfig(
         strategy="gradient_averaging",
         num_ranks=num_ranks,
         num_threads=1,
@@ -122,7 +122,7 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
     )
     return {
         name: config
-        for name, config in found.items()
+        for name, config in configs.items()
         if not rules.shared_gpus(config, num_ranks, torch.cuda.device_count())
     }
 
@@ -157,11 +157,11 @@ def main() -> None:
     ranks = world()
     if DEVICE == "cpu":
         cuda_graph.recorder = lambda _: TapeRecorder()
-    found = {
-        name: difference_from_serial(config.to_dict()) for name, config in cases(ranks.size).items()
-    }
+    differences = {}
+    for name, config in cases(ranks.size).items():
+        differences[name] = difference_from_serial(config.to_dict())
     if ranks.rank == 0:
-        print("\nRESULT " + json.dumps(found))
+        print("\nRESULT " + json.dumps(differences))
 
 
 if __name__ == "__main__":

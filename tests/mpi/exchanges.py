@@ -72,21 +72,20 @@ def check_strided() -> dict[str, bool]:
 
 
 def main() -> None:
-    found = {
-        f"{way}-{dtype}": check_way(way, dtype)
-        for way in (STAGED, ADDRESS)
-        for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8)
-    }
-    found["strided"] = check_strided()
-    found["cuda_aware"] = is_cuda_aware()
+    outcomes = {}
+    for way in (STAGED, ADDRESS):
+        for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8):
+            outcomes[f"{way}-{dtype}"] = check_way(way, dtype)
+    outcomes["strided"] = check_strided()
+    outcomes["cuda_aware"] = is_cuda_aware()
     for kind in ("shared", "mpi", "overlapped"):
         for ranks_per_node in (None, 1, 2, 3) if kind == "shared" else (None,):
             for dtype in (torch.float32, torch.float64):
                 for size in SIZES:
                     name = f"{kind}-{size}-{dtype}-{ranks_per_node}-a-node"
-                    found[name] = check(kind, size, dtype, ranks_per_node)
+                    outcomes[name] = check(kind, size, dtype, ranks_per_node)
     if MPI.COMM_WORLD.rank == 0:
-        print("\nRESULT " + json.dumps(found))
+        print("\nRESULT " + json.dumps(outcomes))
 
 
 if __name__ == "__main__":

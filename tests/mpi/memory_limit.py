@@ -37,12 +37,12 @@ def outcome(config: RunConfig) -> str:
 def main() -> None:
     ranks = world()
     strategies = ("pipeline", "tensor") if ranks.size > 1 else ("serial",)
-    found = {
+    outcomes = {
         name: outcome(RunConfig(strategy=name, num_ranks=ranks.size, **LARGE))
         for name in strategies
     }
     if ranks.rank == 0:
-        print("\nRESULT " + json.dumps(found))
+        print("\nRESULT " + json.dumps(outcomes))
 
 
 if __name__ == "__main__":

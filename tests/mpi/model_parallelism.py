@@ -40,31 +40,31 @@ CUTS = {1: "layers", 2: "2", 3: "1,7", 4: "3,4,8"}
 
 def cases(num_ranks: int) -> dict[str, RunConfig]:
     """Return the parallel runs, by name, that must end where a serial run does."""
-    found = {}
+    configs = {}
     for model, dtype in itertools.product(SMALL, ("float32", "float64")):
         common = {**COMMON, **SMALL[model], "model": model, "dtype": dtype, "num_ranks": num_ranks}
         for schedule in SCHEDULES:
-            found[f"pipeline-{schedule}-{model}-{dtype}"] = RunConfig(
+            configs[f"pipeline-{schedule}-{model}-{dtype}"] = RunConfig(
                 strategy="pipeline", schedule=schedule, **common
             )
-        found[f"cuts-{model}-{dtype}"] = RunConfig(
+        configs[f"cuts-{model}-{dtype}"] = RunConfig(
             strategy="pipeline", balance=CUTS[num_ranks], **common
         )
-        found[f"empty-microbatches-{model}-{dtype}"] = RunConfig(
+        configs[f"empty-microbatches-{model}-{dtype}"] = RunConfig(
             strategy="pipeline", **{**common, "global_batch_size": 71}
         )
-        found[f"tensor-{model}-{dtype}"] = RunConfig(strategy="tensor", **common)
+        configs[f"tensor-{model}-{dtype}"] = RunConfig(strategy="tensor", **common)
         for size in (size for size in (1, 2) if num_ranks % size == 0):
-            found[f"hybrid-{size}-{model}-{dtype}"] = RunConfig(
+            configs[f"hybrid-{size}-{model}-{dtype}"] = RunConfig(
                 strategy="hybrid", pipeline_size=size, **common
             )
         even = {**common, "global_batch_size": 60, "num_microbatches": 4}
         for schedule in ("gpipe", "1f1b", "interleaved"):
-            found[f"torch_pipelining-{schedule}-{model}-{dtype}"] = RunConfig(
+            configs[f"torch_pipelining-{schedule}-{model}-{dtype}"] = RunConfig(
                 strategy="torch_pipelining", schedule=schedule, **{**even, "num_steps": 100}
             )
     for strategy, more in RESNET.items():
-        found[f"{strategy}-resnet18-float64"] = RunConfig(
+        configs[f"{strategy}-resnet18-float64"] = RunConfig(
             strategy=strategy.split("-")[0],
             num_ranks=num_ranks,
             model="resnet18",
@@ -73,7 +73,7 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
             dtype="float64",
             **{**COMMON, "num_microbatches": 1, **more},
         )
-    found["measured-mlp-float64"] = RunConfig(
+    configs["measured-mlp-float64"] = RunConfig(
         strategy="pipeline",
         balance="measured",
         dtype="float64",
@@ -83,18 +83,18 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
     )
     return {
         name: config
-        for name, config in found.items()
+        for name, config in configs.items()
         if not rules.shared_gpus(config, num_ranks, torch.cuda.device_count())
     }
 
 
 def main() -> None:
     ranks = world()
-    found = {
-        name: difference_from_serial(config.to_dict()) for name, config in cases(ranks.size).items()
-    }
+    differences = {}
+    for name, config in cases(ranks.size).items():
+        differences[name] = difference_from_serial(config.to_dict())
     if ranks.rank == 0:
-        print("\nRESULT " + json.dumps(found))
+        print("\nRESULT " + json.dumps(differences))
 
 
 if __name__ == "__main__":

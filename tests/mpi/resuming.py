@@ -117,13 +117,13 @@ def broken_off(path, parameters):
         world().idle_barrier()
     resumed = run(config)
     if world().rank == 0:
-        both = (undisturbed, resumed)
-        losses = [[entry["train_loss"] for entry in record.history] for record in both]
+        records = (undisturbed, resumed)
+        losses = [[entry["train_loss"] for entry in record.history] for record in records]
         return {
             "digests": [undisturbed.weights_sha256, resumed.weights_sha256],
             "resumed_at": resumed.resumed_at,
             "seconds": [
-                [record.train_seconds, record.history[-1]["train_seconds"]] for record in both
+                [record.train_seconds, record.history[-1]["train_seconds"]] for record in records
             ],
             "num_examples": [undisturbed.num_examples, resumed.num_examples],
             "losses": losses,
@@ -136,51 +136,37 @@ def changed(folder, optimizer):
     common = {**SMALL, "dtype": "float64", "optimizer": optimizer}
     common["lr_schedule"] = "constant"
     for leg, parameters in enumerate(CHANGES, start=1):
-        run(
-            RunConfig(
-                **{
-                    **common,
-                    **parameters,
-                    "num_steps": 3 * leg,
-                    "checkpoint": str(folder / "changed"),
-                }
-            )
-        )
-    run(
-        RunConfig(**{**common, "num_steps": 3 * len(CHANGES), "checkpoint": str(folder / "serial")})
-    )
+        kept = {"num_steps": 3 * leg, "checkpoint": str(folder / "changed")}
+        run(RunConfig(**{**common, **parameters, **kept}))
+    kept = {"num_steps": 3 * len(CHANGES), "checkpoint": str(folder / "serial")}
+    run(RunConfig(**{**common, **kept}))
     if world().rank > 0:
         return None
-    one, other = (checkpoint_file.read_tensors(folder / name) for name in ("changed", "serial"))
-    assert sorted(one) == sorted(other)
-    return {
-        kind: max(
-            float((one[name] - other[name]).norm() / other[name].norm())
-            for name in one
-            if name.startswith(kind)
-        )
-        for kind in {name.split(".")[0] for name in one}
-    }
+    tensors = checkpoint_file.read_tensors(folder / "changed")
+    expected = checkpoint_file.read_tensors(folder / "serial")
+    assert sorted(tensors) == sorted(expected)
+    differences = dict.fromkeys((name.split(".")[0] for name in tensors), 0.0)
+    for name, tensor in tensors.items():
+        difference = float((tensor - expected[name]).norm() / expected[name].norm())
+        kind = name.split(".")[0]
+        differences[kind] = max(differences[kind], difference)
+    return differences
 
 
 def main():
     agreement.SECONDS_BETWEEN = 0.0  # a checkpoint after every step
     ranks = world()
-    with tempfile.TemporaryDirectory() as own:
-        folder = Path(ranks.broadcast_object(own))
-        found = {
-            "broken_off": {
-                name: broken_off(folder / name, parameters)
-                for name, parameters in BROKEN_OFF.items()
-            },
-            "changed": {},
-        }
+    with tempfile.TemporaryDirectory() as local_folder:
+        folder = Path(ranks.broadcast_object(local_folder))
+        outcomes = {"broken_off": {}, "changed": {}}
+        for name, parameters in BROKEN_OFF.items():
+            outcomes["broken_off"][name] = broken_off(folder / name, parameters)
         for optimizer in ("momentum", "adam", "adagrad"):
             (folder / optimizer).mkdir(exist_ok=True)
-            found["changed"][optimizer] = changed(folder / optimizer, optimizer)
+            outcomes["changed"][optimizer] = changed(folder / optimizer, optimizer)
         ranks.idle_barrier()
     if ranks.rank == 0:
-        print("\nRESULT " + json.dumps(found))
+        print("\nRESULT " + json.dumps(outcomes))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from tests.mpi import batch_norm
 
 @pytest.mark.parametrize("name", batch_norm.cases())
 def test_statistics_are_those_of_the_examples_that_pass_a_layer_together(name):
-    found = mpi_results(batch_norm.NUM_RANKS, "tests.mpi.batch_norm")[name]
-    assert found["weights"] < 1e-12 and found.get("logits", 0) < 1e-10
+    differences = mpi_results(batch_norm.NUM_RANKS, "tests.mpi.batch_norm")[name]
+    assert differences["weights"] < 1e-12 and differences.get("logits", 0) < 1e-10
 
 
 @pytest.mark.parametrize(

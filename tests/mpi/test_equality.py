@@ -12,23 +12,20 @@ CASES = [(num_ranks, name) for num_ranks in RANK_COUNTS for name in equality.cas
 
 @pytest.mark.parametrize(("num_ranks", "name"), CASES)
 def test_a_parallel_run_ends_where_a_serial_run_ends(num_ranks, name):
-    found = mpi_results(num_ranks, "tests.mpi.equality")[name]
+    differences = mpi_results(num_ranks, "tests.mpi.equality")[name]
     tolerance = TOLERANCE[name.rsplit("-", 1)[1]]
     if "resnet18" in name:
         # depth amplifies rounding: another order of the examples alone moves a gradient by 1e-13
         tolerance *= 10
-    assert found["weights"] < tolerance
-    assert (
-        found["first_update"] < 10 * tolerance
-    )  # a difference of nearly equal weights: digits cancel
-    assert found["loss"] < tolerance
-    assert found["accuracy"] == 0
-    assert found["num_distinct"] == 1
+    assert differences["weights"] < tolerance
+    # a difference of nearly equal weights: digits cancel
+    assert differences["first_update"] < 10 * tolerance
+    assert differences["loss"] < tolerance
+    assert differences["accuracy"] == 0
+    assert differences["num_distinct"] == 1
 
 
 @pytest.mark.parametrize("num_ranks", RANK_COUNTS)
 def test_the_steps_that_are_compared_move_the_weights(num_ranks):
-    assert (
-        min(found["moved"] for found in mpi_results(num_ranks, "tests.mpi.equality").values())
-        > 1e-3
-    )
+    cases = mpi_results(num_ranks, "tests.mpi.equality").values()
+    assert min(differences["moved"] for differences in cases) > 1e-3

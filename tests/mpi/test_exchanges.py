@@ -10,12 +10,11 @@ RANK_COUNTS = (1, 2, 3, 4)
 
 @pytest.mark.parametrize("num_ranks", RANK_COUNTS)
 def test_every_all_reduce_is_exact_and_gives_all_ranks_the_same_bits(num_ranks):
-    found = dict(mpi_results(num_ranks, "tests.mpi.exchanges"))
-    del found["cuda_aware"]
-    assert len(found) == 72 + 9
-    assert [
-        name for name, outcome in found.items() if not (outcome["exact"] and outcome["same_bits"])
-    ] == []
+    outcomes = dict(mpi_results(num_ranks, "tests.mpi.exchanges"))
+    del outcomes["cuda_aware"]
+    assert len(outcomes) == 72 + 9
+    for name, outcome in outcomes.items():
+        assert outcome["exact"] and outcome["same_bits"], name
 
 
 def test_an_mpi_that_is_built_without_cuda_says_so():
@@ -26,6 +25,8 @@ def test_an_mpi_that_is_built_without_cuda_says_so():
 
 @pytest.mark.parametrize("num_ranks", RANK_COUNTS)
 def test_averaging_weights_gives_what_simulated_ranks_give(num_ranks):
-    found = mpi_results(num_ranks, "tests.mpi.averaging")
-    assert found
-    assert {name: difference for name, difference in found.items() if not difference < 1e-12} == {}
+    differences = mpi_results(num_ranks, "tests.mpi.averaging")
+    assert differences
+    assert {
+        name: difference for name, difference in differences.items() if not difference < 1e-12
+    } == {}

@@ -15,32 +15,26 @@ CASES = [
 
 @pytest.mark.parametrize(("num_ranks", "name"), CASES)
 def test_a_model_in_parts_ends_where_a_whole_one_ends(num_ranks, name):
-    found = mpi_results(num_ranks, "tests.mpi.model_parallelism")[name]
+    differences = mpi_results(num_ranks, "tests.mpi.model_parallelism")[name]
     tolerance = TOLERANCE[name.rsplit("-", 1)[1]]
-    assert found["weights"] < tolerance
-    assert (
-        found["first_update"] < 10 * tolerance
-    )  # a difference of nearly equal weights: digits cancel
-    assert found["worst_parameter"] < 10 * tolerance
-    assert found["loss"] < tolerance
-    assert found["accuracy"] == 0
-    assert found["num_distinct"] == 1
+    assert differences["weights"] < tolerance
+    # a difference of nearly equal weights: digits cancel
+    assert differences["first_update"] < 10 * tolerance
+    assert differences["worst_parameter"] < 10 * tolerance
+    assert differences["loss"] < tolerance
+    assert differences["accuracy"] == 0
+    assert differences["num_distinct"] == 1
 
 
 @pytest.mark.parametrize("num_ranks", RANK_COUNTS)
 def test_the_steps_that_are_compared_move_the_weights(num_ranks):
-    assert (
-        min(
-            found["moved"]
-            for found in mpi_results(num_ranks, "tests.mpi.model_parallelism").values()
-        )
-        > 1e-3
-    )
+    cases = mpi_results(num_ranks, "tests.mpi.model_parallelism").values()
+    assert min(differences["moved"] for differences in cases) > 1e-3
 
 
 def test_a_model_that_does_not_fit_on_one_rank_fails_with_the_remedy():
-    found = mpi_results(1, "tests.mpi.memory_limit")
-    assert "540 MiB" in found["serial"] and "more ranks" in found["serial"]
+    outcomes = mpi_results(1, "tests.mpi.memory_limit")
+    assert "540 MiB" in outcomes["serial"] and "more ranks" in outcomes["serial"]
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])

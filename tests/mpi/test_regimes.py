@@ -18,9 +18,9 @@ from tests.mpi import regimes
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
 def test_ranks_reach_each_goal_in_the_steps_of_serial_training(num_ranks):
-    found = mpi_results(num_ranks, "tests.mpi.regimes")
-    assert found["parallel"] == found["pair"] == found["serial"]
-    assert None not in found["serial"]
+    steps = mpi_results(num_ranks, "tests.mpi.regimes")
+    assert steps["parallel"] == steps["pair"] == steps["serial"]
+    assert None not in steps["serial"]
 
 
 def test_local_sgd_counts_steps_without_averaging_more_often_than_it_says():
@@ -30,10 +30,12 @@ def test_local_sgd_counts_steps_without_averaging_more_often_than_it_says():
 def steps_of_local_sgd(num_ranks):
     """Return the steps to the goals of copies that are trained apart and averaged now and then, in
     this process."""
-    config, data = RunConfig.from_parameters(regimes.parallel(1)), load_split("digits")
+    config = RunConfig.from_parameters(regimes.parallel(1))
+    data = load_split("digits")
     copies = [Replica(config, Timeline()) for _ in range(num_ranks)]
     sources = [BatchSource(data, config, size=num_ranks, rank=rank) for rank in range(num_ranks)]
-    images, found = normalise(data.test_images, data, torch.float64), []
+    images = normalise(data.test_images, data, torch.float64)
+    reached = []
     checks = check_steps(regimes.AVERAGE_EVERY)
     next_check = next(checks)
     for step in range(1, regimes.LIMITS[0] + 1):
@@ -48,8 +50,8 @@ def steps_of_local_sgd(num_ranks):
         if step == next_check:
             next_check = next(checks)
             wrong = (copies[0].model(images).argmax(dim=1) != data.test_labels).double().mean()
-            found += [step for goal in regimes.GOALS[len(found) :] if wrong <= goal]
-    return [*found, *[None] * (len(regimes.GOALS) - len(found))]
+            reached += [step for goal in regimes.GOALS[len(reached) :] if wrong <= goal]
+    return [*reached, *[None] * (len(regimes.GOALS) - len(reached))]
 
 
 def serial_norms(num_ranks, steps):
@@ -57,23 +59,19 @@ def serial_norms(num_ranks, steps):
     training."""
     config = RunConfig.from_parameters(regimes.parallel(1))
     place(config, SingleCommunicator())
-    data, replica = load_split("digits"), Replica(config, Timeline())
-    source, found = BatchSource(data, config, size=1, rank=0), {}
+    data = load_split("digits")
+    replica = Replica(config, Timeline())
+    source = BatchSource(data, config, size=1, rank=0)
+    norms = {}
     for step in range(max(steps) + 1):
         batch = source.batch(step)
         size = len(batch.labels) // num_ranks
-        parts = [
-            Batch(
-                batch.images[i * size : (i + 1) * size],
-                batch.labels[i * size : (i + 1) * size],
-                size,
-            )
-            for i in range(num_ranks)
-        ]
+        slices = [slice(rank * size, (rank + 1) * size) for rank in range(num_ranks)]
+        parts = [Batch(batch.images[local], batch.labels[local], size) for local in slices]
         small = [square(replica, part) for part in parts] if step in steps else [0.0]
-        found[step] = sum(small) / len(small), square(replica, batch)
+        norms[step] = sum(small) / len(small), square(replica, batch)
         replica.update(step)
-    return found
+    return norms
 
 
 def square(replica, batch):

@@ -13,12 +13,12 @@ def results():
 
 @pytest.mark.parametrize("name", resuming.BROKEN_OFF)
 def test_a_resumed_run_ends_with_the_same_bits(name):
-    found = results()["broken_off"][name]
-    undisturbed, resumed = found["digests"]
+    outcome = results()["broken_off"][name]
+    undisturbed, resumed = outcome["digests"]
     assert undisturbed == resumed
-    assert found["resumed_at"] == [20]
-    assert len(set(found["num_examples"])) == 1
-    losses, resumed_losses = found["losses"]
+    assert outcome["resumed_at"] == [20]
+    assert len(set(outcome["num_examples"])) == 1
+    losses, resumed_losses = outcome["losses"]
     assert resumed_losses == pytest.approx(losses, rel=1e-6)
 
 
@@ -30,6 +30,6 @@ def test_evaluations_are_outside_the_clock(name):
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam", "adagrad"])
 def test_strategies_and_numbers_of_ranks_read_each_others_checkpoints(optimizer):
-    found = results()["changed"][optimizer]
-    assert len(found) > 1  # there is state of the optimizer beside the parameters
-    assert max(found.values()) < 1e-9, found
+    differences = results()["changed"][optimizer]
+    assert len(differences) > 1  # there is state of the optimizer beside the parameters
+    assert max(differences.values()) < 1e-9, differences

@@ -46,7 +46,8 @@ def run_trial_on_ranks(
     The rest sleep and return {}. Local weights are checked only when they have just been averaged,
     for a check averages them.
     """
-    parameters, ranks = RunConfig.from_parameters(config), world()
+    parameters = RunConfig.from_parameters(config)
+    ranks = world()
     group = ranks.first_ranks(parameters.num_ranks)
     outcome = {} if group is None else _run(parameters, group, goal_errors, step_limits)
     ranks.idle_barrier()

@@ -71,7 +71,8 @@ def test_global_batch_does_not_depend_on_the_number_of_ranks(small, size, loadin
     alone = data.batch_source(small, config, 1, 0)
     ranks = [data.batch_source(small, config, size, rank) for rank in range(size)]
     for step in range(STEPS_PER_EPOCH + 2):
-        whole, parts = alone.batch(step), [rank.batch(step) for rank in ranks]
+        whole = alone.batch(step)
+        parts = [rank.batch(step) for rank in ranks]
         assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
         assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
         assert {part.num_global_examples for part in parts} == {len(whole.labels)}
@@ -97,19 +98,14 @@ def test_loader_gives_the_same_batches_as_memory(small, size, rank, dtype):
     memory = data.batch_source(small, config, size, rank)
     loader = data.batch_source(small, config.replace(data_loading="loader"), size, rank)
     assert isinstance(loader, data.LoaderBatchSource)
-    for step in [
-        0,
-        1,
-        2,
-        *range(STEPS_PER_EPOCH + 1),
-        40,
-        3,
-    ]:  # warm-up steps are undone: steps may jump
-        expected, found = memory.batch(step), loader.batch(step)
-        torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-6)
-        assert found.images.dtype == getattr(torch, dtype)
-        assert torch.equal(found.labels, expected.labels)
-        assert found.num_global_examples == expected.num_global_examples
+    steps = [0, 1, 2, *range(STEPS_PER_EPOCH + 1), 40, 3]  # after warm-up or resuming, steps jump
+    for step in steps:
+        expected = memory.batch(step)
+        batch = loader.batch(step)
+        torch.testing.assert_close(batch.images, expected.images, rtol=0, atol=1e-6)
+        assert batch.images.dtype == getattr(torch, dtype)
+        assert torch.equal(batch.labels, expected.labels)
+        assert batch.num_global_examples == expected.num_global_examples
 
 
 @pytest.mark.parametrize("loading", ["memory", "loader"])
@@ -125,13 +121,11 @@ def test_an_empty_part_is_a_batch_without_examples(small, loading):
 @pytest.mark.parametrize("loading", ["memory", "loader"])
 def test_a_seed_of_its_own_replaces_the_seed_of_the_config(small, loading):
     config = CONFIG.replace(data_loading=loading)
-    own = data.batch_source(small, config, 1, 0, seed=9)
-    assert torch.equal(
-        own.batch(2).labels, data.batch_source(small, config.replace(seed=9), 1, 0).batch(2).labels
-    )
-    assert not torch.equal(
-        own.batch(2).labels, data.batch_source(small, config, 1, 0).batch(2).labels
-    )
+    labels = data.batch_source(small, config, 1, 0, seed=9).batch(2).labels
+    expected = data.batch_source(small, config.replace(seed=9), 1, 0).batch(2).labels
+    unchanged = data.batch_source(small, config, 1, 0).batch(2).labels
+    assert torch.equal(labels, expected)
+    assert not torch.equal(labels, unchanged)
 
 
 @pytest.mark.parametrize("loading", ["memory", "loader"])
@@ -208,10 +202,8 @@ def test_no_test_digit_is_in_the_training_set(digits):
 
 def test_moved_digits_differ_but_keep_their_ink_inside(digits):
     num_originals = 1437
-    originals, copies = (
-        digits.train_images[:num_originals],
-        digits.train_images[num_originals : 2 * num_originals],
-    )
+    originals = digits.train_images[:num_originals]
+    copies = digits.train_images[num_originals : 2 * num_originals]
     assert (originals != copies).flatten(1).any(dim=1).all()
     assert originals[:, 0, :4].max() == 0  # an empty margin, as pictures of MNIST have
     edge = torch.ones(28, 28, dtype=torch.bool)

@@ -21,22 +21,24 @@ RESNET = RunConfig(model="resnet18", width=8, global_batch_size=67, num_threads=
 def gradients(config, num_steps=2):
     """Return each parameter's gradient in the last of some steps, and the losses."""
     replica = Replica(config, Timeline())
-    source, losses = BatchSource(load(config.dataset), config, size=1, rank=0), []
+    source = BatchSource(load(config.dataset), config, size=1, rank=0)
+    losses = []
     for step in range(num_steps):
         losses.append(float(replica.compute_gradient(source.batch(step))))
         if step + 1 < num_steps:
             replica.update(step)
-    return [
-        replica.view_of_gradient(index).clone() for index in range(len(replica.parameters))
-    ], losses
+    indices = range(len(replica.parameters))
+    return [replica.view_of_gradient(index).clone() for index in indices], losses
 
 
 def difference(config, changed):
-    (wanted, losses), (found, other) = gradients(config), gradients(changed)
-    worst = max(
-        float((one - two).norm() / one.norm()) for one, two in zip(wanted, found, strict=True)
-    )
-    return max(worst, *(abs(one / two - 1) for one, two in zip(losses, other, strict=True)))
+    """Return the largest relative difference of two configs' gradients and losses."""
+    expected, losses = gradients(config)
+    computed, changed_losses = gradients(changed)
+    differences = [abs(a / b - 1) for a, b in zip(losses, changed_losses, strict=True)]
+    for reference, value in zip(expected, computed, strict=True):
+        differences.append(float((reference - value).norm() / reference.norm()))
+    return max(differences)
 
 
 @pytest.mark.parametrize("config", [CNN, RESNET])
@@ -44,11 +46,8 @@ def test_channels_last_computes_the_same(config):
     config = config.replace(dtype="float64")
     changed = config.replace(memory_format="channels_last")
     assert difference(config, changed) < 1e-12
-    weights = [
-        p
-        for p in Replica(changed, Timeline()).parameters
-        if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1
-    ]
+    parameters = Replica(changed, Timeline()).parameters
+    weights = [p for p in parameters if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
     assert weights and all(
         weight.is_contiguous(memory_format=torch.channels_last) for weight in weights
     )
@@ -76,15 +75,13 @@ def test_bf16_keeps_weights_and_gradients_in_float32_and_computes_nearly_the_sam
     replica = Replica(changed, Timeline())
     assert replica.weights.dtype == replica.view_of_gradient(0).dtype == torch.float32
     assert networks.build(changed)(torch.randn(2, 1, 28, 28)).dtype == torch.float32
-    (wanted, losses), (found, other) = (
-        gradients(config, num_steps=1),
-        gradients(changed, num_steps=1),
-    )
-    flat, rounded = (torch.cat([one.flatten() for one in several]) for several in (wanted, found))
-    assert (
-        1e-4 < float((flat - rounded).norm() / flat.norm()) < 0.5
-    )  # 8 bits of mantissa, and still the gradient
-    assert losses == pytest.approx(other, rel=0.02)
+    expected, losses = gradients(config, num_steps=1)
+    computed, rounded_losses = gradients(changed, num_steps=1)
+    flat = torch.cat([gradient.flatten() for gradient in expected])
+    rounded = torch.cat([gradient.flatten() for gradient in computed])
+    # 8 bits of mantissa, and still the gradient
+    assert 1e-4 < float((flat - rounded).norm() / flat.norm()) < 0.5
+    assert losses == pytest.approx(rounded_losses, rel=0.02)
 
 
 def test_plain_steps_stay_where_nothing_is_clearly_faster():
@@ -105,14 +102,14 @@ def test_a_tuned_run_says_what_it_measured_and_chose():
     record = train(config, SingleCommunicator())
     assert RunConfig.from_parameters(record.config) == config
     measured = record.tuning["measured"]
-    assert [(one["precision"], one["memory_format"]) for one in measured[:4]] == [
+    assert [(way["precision"], way["memory_format"]) for way in measured[:4]] == [
         ("float32", "contiguous"),
         ("float32", "channels_last"),
         ("bf16", "contiguous"),
         ("bf16", "channels_last"),
     ]
-    assert [one["microbatch_size"] for one in measured[4:]] == [67, 16, 32, 64]
-    best = max(measured[:4], key=lambda one: one["samples_per_second"])
+    assert [way["microbatch_size"] for way in measured[4:]] == [67, 16, 32, 64]
+    best = max(measured[:4], key=lambda way: way["samples_per_second"])
     assert record.tuning["precision"] in ("float32", best["precision"])
     assert "times the samples/s" in record.tuning["why"]
 

@@ -11,11 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnpar_lib.trainers.models.im2col import Convolution
 from nnpar_lib.trainers.models.networks import Flatten
 
+HEIGHTS = (1, 2, 3, 4, 7)
+SIZES = (1, 2, 3, 7)
+STRIDES = (1, 2, 3)
+PADDINGS = (0, 1, 3)
 GEOMETRIES = [
     (height, size, stride, padding)
-    for height, size, stride, padding in itertools.product(
-        (1, 2, 3, 4, 7), (1, 2, 3, 7), (1, 2, 3), (0, 1, 3)
-    )
+    for height, size, stride, padding in itertools.product(HEIGHTS, SIZES, STRIDES, PADDINGS)
     if padding < size <= height + 2 * padding
 ]
 
@@ -29,42 +31,43 @@ def pair(
     num_images=3,
     memory_format=torch.contiguous_format,
 ):
-    """Return what torch's way and ours make of the same numbers: outputs, gradients of images,
-    weights and biases."""
+    """Return pairs of torch's results and ours: outputs, gradients of images, weights, biases."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(num_images, 2, height, height, dtype=dtype, generator=generator)
     images = images.to(memory_format=memory_format).requires_grad_()
-    found = []
+    results = []
     for way in ("torch", "im2col"):
         layer = Convolution(2, 5, size, way=way, stride=stride, padding=padding).to(dtype)
         for parameter in layer.parameters():
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
         outputs = layer(images)
         weights = torch.arange(outputs.numel(), dtype=outputs.dtype).sin().view_as(outputs)
-        found.append([outputs.detach(), *grad(outputs, [images, *layer.parameters()], weights)])
-    return zip(*found, strict=True)
+        results.append([outputs.detach(), *grad(outputs, [images, *layer.parameters()], weights)])
+    return zip(*results, strict=True)
 
 
 @pytest.mark.parametrize(("height", "size", "stride", "padding"), GEOMETRIES)
 def test_outputs_and_gradients_are_those_of_torch(height, size, stride, padding):
-    for wanted, found in pair(height, size, stride, padding):
-        assert found.shape == wanted.shape and found.dtype == wanted.dtype
-        assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
+    for expected, computed in pair(height, size, stride, padding):
+        assert computed.shape == expected.shape and computed.dtype == expected.dtype
+        assert torch.allclose(computed, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_no_images_have_no_outputs_and_no_gradient(memory_format):
-    for wanted, found in pair(4, 3, 2, 1, num_images=0, memory_format=memory_format):
-        assert torch.equal(found, wanted)
+    for expected, computed in pair(4, 3, 2, 1, num_images=0, memory_format=memory_format):
+        assert torch.equal(computed, expected)
 
 
 def test_products_are_those_of_autocast_and_gradients_in_the_type_of_the_weights():
     with torch.autocast("cpu", torch.bfloat16):
         outputs, images, weights, biases = pair(2, 3, 1, 1, dtype=torch.float32)
     assert outputs[1].dtype == torch.bfloat16
-    for wanted, found in (images, weights, biases):
-        assert found.dtype == torch.float32
-        assert torch.allclose(found, wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))
+    for expected, computed in (images, weights, biases):
+        assert computed.dtype == torch.float32
+        assert torch.allclose(
+            computed, expected, rtol=0.02, atol=0.02 * float(expected.abs().max())
+        )
 
 
 @pytest.mark.parametrize(("height", "stride", "num_taps"), [(1, 1, 1), (2, 2, 4), (3, 1, 9)])

@@ -8,7 +8,8 @@ from torch import nn
 from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.models import networks
 
-MLP, CNN = RunConfig(model="mlp"), RunConfig(model="cnn")
+MLP = RunConfig(model="mlp")
+CNN = RunConfig(model="cnn")
 
 
 @pytest.mark.parametrize(
@@ -71,10 +72,11 @@ def test_weights_are_a_function_of_the_seed(config):
     torch.manual_seed(1)
     first = networks.build(config)
     torch.manual_seed(2)
-    again, other = networks.build(config), networks.build(config.replace(seed=1))
+    again = networks.build(config)
+    reseeded = networks.build(config.replace(seed=1))
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name])
-        assert not torch.equal(weight, other.state_dict()[name])
+        assert not torch.equal(weight, reseeded.state_dict()[name])
 
 
 def test_weights_do_not_depend_on_what_else_the_config_says():

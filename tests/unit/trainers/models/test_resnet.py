@@ -76,10 +76,12 @@ def test_a_summary_adds_up():
 
 def test_a_summary_of_one_layer_is_that_of_paper_and_pencil():
     (row,) = summarize(RunConfig(hidden=(), optimizer="sgd"), batch_size=3)
-    weights, biases, inputs, outputs = 7840, 10, 3 * 784, 3 * 10
-    assert (
-        row["flops"] == 2 * 2 * 3 * weights
-    )  # forward and the weights' gradient; the images need none
+    weights = 7840
+    biases = 10
+    inputs = 3 * 784
+    outputs = 3 * 10
+    # forward pass and the gradient of the weights; the images need none
+    assert row["flops"] == 2 * 2 * 3 * weights
     forward = biases + inputs + weights + outputs
     backward = (outputs + inputs + weights) + (outputs + biases)
     assert row["bytes"] == 4 * (forward + backward + 3 * (weights + biases))

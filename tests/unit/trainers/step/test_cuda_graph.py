@@ -88,7 +88,8 @@ def test_a_run_that_goes_on_from_a_checkpoint_records_its_update_anew(recorders,
 
 
 def test_work_is_rehearsed_then_recorded_once_and_again_where_a_tensor_has_moved():
-    recorder, tensors = TapeRecorder(), [torch.zeros(3)]
+    recorder = TapeRecorder()
+    tensors = [torch.zeros(3)]
     work = Recorded(recorder, lambda: tensors[0].add_(1), lambda: tensors)
     for turn in range(1, NUM_REHEARSALS + 4):
         work()
@@ -113,24 +114,23 @@ def test_a_record_that_waits_for_a_number_is_found_out():
 def test_batches_keep_their_place_but_for_the_short_one_at_the_end_of_an_epoch():
     config = MLP.replace(cuda_graph=True, global_batch_size=67)
     last = config.num_steps_per_epoch - 1
-    batches, plain = (
-        build_batches(one, 4, 1) for one in (config, config.replace(cuda_graph=False))
-    )
+    batches = build_batches(config, 4, 1)
+    plain = build_batches(config.replace(cuda_graph=False), 4, 1)
     first = batches.batch(0)
     for step in (0, 3, last - 1, last, last + 1):
-        found, wanted = batches.batch(step), plain.batch(step)
-        assert torch.equal(found.images, wanted.images) and torch.equal(found.labels, wanted.labels)
-        assert found.num_global_examples == wanted.num_global_examples
-        assert (found is first) == isinstance(found, StaticBatch) == (step != last)
+        batch = batches.batch(step)
+        expected = plain.batch(step)
+        assert torch.equal(batch.images, expected.images)
+        assert torch.equal(batch.labels, expected.labels)
+        assert batch.num_global_examples == expected.num_global_examples
+        assert (batch is first) == isinstance(batch, StaticBatch) == (step != last)
 
 
 def test_the_loss_of_a_step_stays_what_it_was_when_the_next_one_is_replayed(recorders):
     losses = []
     for config in (MLP, MLP.replace(cuda_graph=True)):
-        replica, batches = (
-            build_replica(config, Timeline()),
-            build_batches(config, 1, 0),
-        )
+        replica = build_replica(config, Timeline())
+        batches = build_batches(config, 1, 0)
         losses.append(
             [replica.compute_gradient(batches.batch(step)) for step in range(NUM_REHEARSALS + 4)]
         )
@@ -139,13 +139,13 @@ def test_the_loss_of_a_step_stays_what_it_was_when_the_next_one_is_replayed(reco
 
 
 def test_what_a_rank_holds_in_memory_does_not_depend_on_the_record(recorders):
-    found = []
+    memory = []
     for config in (MLP, MLP.replace(cuda_graph=True)):
         strategy = Serial(config, SingleCommunicator(), Timeline())
         for step in range(6):
             strategy.step(strategy.batches.batch(step), step)
-        found.append(strategy.memory_bytes(strategy.batches.batch(6)))
-    assert found[0] == found[1] and found[0]["activations"] > 0
+        memory.append(strategy.memory_bytes(strategy.batches.batch(6)))
+    assert memory[0] == memory[1] and memory[0]["activations"] > 0
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])

@@ -26,10 +26,8 @@ CASES = [
 
 
 def alone(config):
-    replica, source = (
-        Replica(config, Timeline()),
-        BatchSource(load(config.dataset), config.replace(seed=0), 1, 0),
-    )
+    replica = Replica(config, Timeline())
+    source = BatchSource(load(config.dataset), config.replace(seed=0), 1, 0)
     losses = []
     for step in range(config.total_steps):
         batch = source.batch(step)

@@ -32,13 +32,11 @@ def error(model, data):
 
 
 def plainly(num_steps):
-    """Train and look at all validation examples at each step that is checked; return the errors by
-    step."""
-    data, strategy = (
-        load_split("digits"),
-        strategies.build(CONFIG, SingleCommunicator(), Timeline()),
-    )
-    source, errors = BatchSource(data, CONFIG, size=1, rank=0), {}
+    """Train, and classify all validation examples at each checked step; return errors by step."""
+    data = load_split("digits")
+    strategy = strategies.build(CONFIG, SingleCommunicator(), Timeline())
+    source = BatchSource(data, CONFIG, size=1, rank=0)
+    errors = {}
     checked = set(itertools.takewhile(lambda step: step <= num_steps, check_steps()))
     for step in range(num_steps):
         strategy.step(source.batch(step), step)
@@ -49,7 +47,7 @@ def plainly(num_steps):
 
 def test_steps_are_the_first_checked_ones_at_or_below_each_goal():
     errors = plainly(200)
-    expected = [min(step for step, found in errors.items() if found <= goal) for goal in GOALS]
+    expected = [min(step for step, error in errors.items() if error <= goal) for goal in GOALS]
     assert trial()["steps"] == expected
     assert expected[0] > 3 and len(set(expected)) > 1  # or else nothing was tested
 
@@ -99,7 +97,8 @@ def test_mistakes_are_counted_exactly_whatever_was_mistaken_before(most):
 def test_a_validator_asks_hard_examples_first():
     data = load_split("digits")
     validator = Validator(data, CONFIG)
-    model, asked = networks.build(CONFIG), []
+    model = networks.build(CONFIG)
+    asked = []
     model.register_forward_hook(lambda module, inputs, outputs: asked.append(len(inputs[0])))
     validator.mistakes(model, 1000)
     asked.clear()
@@ -108,16 +107,16 @@ def test_a_validator_asks_hard_examples_first():
 
 @pytest.mark.parametrize("name", ["digits"])
 def test_what_is_held_out_is_not_trained_on(name):
-    data, whole = load_split(name), load(name)
+    data = load_split(name)
+    whole = load(name)
     held_out = validation_indices(name)
     assert len(held_out) == len(data.test_labels) == NUM_VALIDATION_EXAMPLES[name]
     assert len(data.train_labels) == len(whole.train_labels) - len(held_out)
     num_pictures = 1437
     pictures = set((held_out % num_pictures).tolist())
-    others = set(range(len(whole.train_labels))) - set(held_out.tolist())
-    assert not pictures & {
-        index % num_pictures for index in others
-    }  # no moved copy of a held-out picture either
+    trained_on = set(range(len(whole.train_labels))) - set(held_out.tolist())
+    # no moved copy of a held-out picture either
+    assert not pictures & {index % num_pictures for index in trained_on}
     assert data.test_labels.bincount(minlength=10).min() > 20
 
 
