@@ -21,7 +21,7 @@ from nnpar_lib.cli.options import (
 )
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import installed_files, preflight
-from nnpar_lib.records import store
+from nnpar_lib.records import outputs, store
 from nnpar_lib.records.provenance import package_versions
 
 WRONG_USE = 2  # exit status
@@ -150,7 +150,7 @@ def _add_notebooks_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    preflight.check_writable(arguments.out)
+    outputs.check({"--out": (arguments.out, outputs.RECORDS)})
     num_new, num_known = store.merge(arguments.out, arguments.files)
     print(f"{num_new} records added to {arguments.out}, {num_known} were there already")
     return 0
@@ -159,7 +159,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 def _check(config: RunConfig, out: Path) -> None:
     """Refuse what would stop the measurements later, before anything is loaded or started."""
     preflight.check(config)
-    preflight.check_writable(out)
+    outputs.check({"--out": (out, outputs.RECORDS)})
 
 
 def _add_sweep_speed_options(parser: argparse.ArgumentParser) -> None:

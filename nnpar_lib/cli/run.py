@@ -17,7 +17,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.config.environment import launched_rank, launched_size, memory_folder
 from nnpar_lib.launch import environment, lifeline, native, preflight, tasks
 from nnpar_lib.launch.rank_output import ProgressDisplay
-from nnpar_lib.records import store, trace
+from nnpar_lib.records import outputs, store, trace
 from nnpar_lib.records.kinds import Record, RunRecord
 from nnpar_lib.records.provenance import provenance
 
@@ -95,19 +95,8 @@ class TerminalListener:
                 f"the run diverged: the loss of step {divergence['step']:.0f}, at a learning rate"
                 f" of {divergence['lr']:g}, is not a finite number; take a smaller lr"
             )
-        if self._out is not None:
-            self._write(self._out, record)
-
-    def _write(self, out: Path, record: Record) -> None:
-        """Append a record, or print it where the file cannot be written, so that none is lost."""
-        try:
-            store.append(out, [record])
-        except OSError as error:
+        if self._out is not None and not store.append_or_print(self._out, record):
             self.num_unwritten += 1
-            complain(
-                f"a record could not be written to {out} ({error.strerror}) and is printed instead"
-            )
-            print(store.to_json(record), flush=True)
 
     def close(self) -> None:
         """Finish the display and print the table."""
@@ -137,11 +126,15 @@ def _is_done_already(config: RunConfig, arguments: argparse.Namespace) -> bool:
 
 
 def _look_before_start(config: RunConfig, arguments: argparse.Namespace) -> bool:
+    outputs.check(
+        {
+            "--checkpoint": (config.checkpoint, outputs.CHECKPOINT),
+            "--out": (arguments.out, outputs.RECORDS),
+            "--trace": (arguments.trace, outputs.TRACE),
+        }
+    )
     preflight.check(config)
     preflight.check_repeats([config], arguments.num_repeats)
-    for path in (arguments.out, arguments.trace):
-        if path is not None:
-            preflight.check_writable(path)
     if not arguments.skip_done:
         return False
     done = store.find_done(store.load(arguments.out), config, "", provenance())
@@ -192,10 +185,21 @@ def _train_here(config: RunConfig, arguments: argparse.Namespace) -> int:
         run_interleaved([config.to_dict()], arguments.num_repeats, listener=listener)
     if listener is not None:
         listener.close()
-        if arguments.trace is not None:
-            trace.write(arguments.trace, cast("RunRecord", listener.records[-1]))
-        return int(listener.num_unwritten > 0)
+        trace_is_written = _write_trace(arguments.trace, cast("RunRecord", listener.records[-1]))
+        return int(listener.num_unwritten > 0 or not trace_is_written)
     return 0
+
+
+def _write_trace(path: Path | None, record: RunRecord) -> bool:
+    """Write the trace of a run, where one is wanted; say so and return False where it cannot be."""
+    if path is None:
+        return True
+    try:
+        trace.write(path, record)
+    except OSError as error:
+        complain(f"the trace could not be written to {path} ({error.strerror})")
+        return False
+    return True
 
 
 def _run_native(config: RunConfig, num_repeats: int, out: Path | None, size: int | None) -> int:

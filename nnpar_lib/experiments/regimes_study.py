@@ -13,9 +13,9 @@ import pandas as pd
 
 from nnpar_lib.analysis import regimes
 from nnpar_lib.config.study import StudyConfig
-from nnpar_lib.launch import preflight
 from nnpar_lib.launch.engines import Engines, engines
 from nnpar_lib.launch.search.search import Search
+from nnpar_lib.records import outputs
 from nnpar_lib.records.provenance import provenance
 
 SHOWN = [
@@ -47,7 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Search, write the tables to the file of --out, print them; return the exit status."""
     names = [field.name for field in dataclasses.fields(StudyConfig)]
     study = StudyConfig(**{name: getattr(arguments, name) for name in names})
-    preflight.check_writable(arguments.out)
+    outputs.check(
+        {
+            "--out": (arguments.out, outputs.STUDY),
+            "--storage": (arguments.storage, outputs.STORAGE),
+        }
+    )
     rows = _rows(Search(study, arguments.storage), arguments.num_ranks)
     write(arguments.out, study, rows)
     print(text(rows))

@@ -136,14 +136,25 @@ class RecordStore:
         self.records: list[Record] = []
         self._path = path
         self._arrived: set[str] = set()
+        self._num_written = 0
 
     def keep(self, values: dict[str, Any]) -> None:
         """Keep a record that has just been made."""
         record = KINDS[values.get("kind", "run")](**values)
         self.records.append(record)
         self._arrived.add(store.to_json(record))
-        if self._path is not None:
-            store.append(self._path, [record])
+        if self._path is not None and store.append_or_print(self._path, record):
+            self._num_written += 1
+
+    def note(self) -> str:
+        """Say where the records are, for the message of a later failure."""
+        text = f"the {len(self.records)} records of finished runs are "
+        if self._path is None:
+            return text + "lost: give a results_file to keep them"
+        num_printed = len(self.records) - self._num_written
+        if num_printed == 0:
+            return text + f"in {self._path}"
+        return text + f"above ({num_printed}) and in {self._path} ({self._num_written})"
 
     def keep_missing(self, returned: Sequence[dict[str, Any]]) -> None:
         """Keep what was returned at the end and had not arrived before."""

@@ -109,6 +109,7 @@ class Engines(Ranks):
             _check_same_length("labels", labels, configs)
         preflight.check_repeats(configs, num_repeats)
         self._check(configs)
+        preflight.check_results_file(results_file, configs)
         known = results_file if environment.is_resuming() else None
         done = store.find_repeats(known, configs, num_repeats, experiment, provenance())
         new_records = self._measure(

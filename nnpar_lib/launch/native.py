@@ -92,6 +92,7 @@ def run(
             f"strategy {config.strategy!r} is no program in C++; use engines, or strategy='cpp'"
         )
     preflight.check(config)
+    preflight.check_results_file(results_file, [config])
     with tempfile.TemporaryDirectory(prefix="nnpar-", dir=memory_folder()) as folder:
         origin, record_file, final = (
             provenance(),
@@ -116,7 +117,7 @@ def run(
         record = _record(record_file, final, config, origin)
     record = dataclasses.replace(record, experiment=experiment)
     if results_file is not None:
-        store.append(results_file, [record])
+        store.append_or_print(results_file, record)
     return record
 
 
@@ -134,6 +135,7 @@ def run_interleaved(
 
     Those that are not for the program in C++ run on the engines `ranks`, which sleep while it runs.
     """
+    preflight.check_results_file(results_file, configs)
     records = []
     for repeat, config in itertools.product(range(num_repeats), configs):
         if ranks is None or config.is_native:
@@ -142,7 +144,7 @@ def run_interleaved(
             record = ranks.run(config, experiment=experiment)
         records.append(dataclasses.replace(record, repeat=repeat))
         if results_file is not None:
-            store.append(results_file, records[-1:])
+            store.append_or_print(results_file, records[-1])
     return records
 
 

@@ -9,7 +9,7 @@ from nnpar_lib.config import RunConfig, rules
 from nnpar_lib.config.environment import launched_rank
 from nnpar_lib.datasets import files as data_files
 from nnpar_lib.launch import environment, memory_need
-from nnpar_lib.records import checkpoint_file
+from nnpar_lib.records import checkpoint_file, outputs
 
 
 def check(config: RunConfig) -> None:
@@ -31,6 +31,20 @@ def check(config: RunConfig) -> None:
     data_files.ensure(config.dataset)
 
 
+def check_results_file(results_file: str | Path | None, configs: Sequence[RunConfig]) -> None:
+    """Raise a ValueError where records cannot be appended to a file, or where it is a checkpoint's.
+
+    The file is made if it is not there.
+    """
+    for config in configs:
+        outputs.check(
+            {
+                "results_file": (results_file, outputs.RECORDS),
+                "checkpoint": (config.checkpoint, outputs.CHECKPOINT),
+            }
+        )
+
+
 def check_repeats(configs: Sequence[RunConfig], num_repeats: int) -> None:
     """Raise a ValueError for no repeats, and for runs that would share a checkpoint."""
     if num_repeats < 1:
@@ -43,22 +57,9 @@ def check_repeats(configs: Sequence[RunConfig], num_repeats: int) -> None:
         )
 
 
-def check_writable(path: Path) -> None:
-    """Raise a ValueError where records could not be appended to this file; a new file is made."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written ({error.strerror}); name a file, in a folder that you may"
-            " write to, such as results/runs.jsonl"
-        ) from None
-
-
 def _check_checkpoint(path: Path, config: RunConfig) -> None:
     """Refuse a checkpoint that the run cannot continue from, or that another run is using."""
-    if path.is_dir():
-        raise ValueError(f"checkpoint={str(path)!r} is a folder; name a file in it")
+    outputs.check({"checkpoint": (path, outputs.CHECKPOINT)})
     with checkpoint_file.locked(path):
         checkpoint_file.check(path, config)
 

@@ -10,6 +10,7 @@ from nnpar_lib.launch import calls, task_farm
 from nnpar_lib.launch.cluster import Cluster
 from nnpar_lib.launch.rank_output import KeepRecord, Progress, ProgressDisplay, RankOutput
 from nnpar_lib.launch.task_farm import Task
+from nnpar_lib.records import outputs
 from nnpar_lib.records.kinds import Record
 
 
@@ -59,13 +60,14 @@ class Ranks:
         Records that rank 0 prints as it goes are appended to `results_file` at once; otherwise this
         is `call`.
         """
+        outputs.check({"results_file": (results_file, outputs.RECORDS)})
         kept = calls.RecordStore(results_file)
         display = ProgressDisplay()
         try:
             returned = self._call(name, args, kwargs, kept.keep, progress or display)
         except BaseException as error:
             if kept.records:
-                error.add_note(_note(len(kept.records), results_file))
+                error.add_note(kept.note())
             raise
         finally:
             display.close(f"{len(kept.records)} records from {self.num_ranks} ranks")
@@ -109,9 +111,3 @@ class Ranks:
                 )
             raise
         return call.results
-
-
-def _note(num_records: int, results_file: str | Path | None) -> str:
-    """Say where the records of the runs before a failure are."""
-    where = f"in {results_file}" if results_file else "lost: give a results_file to keep them"
-    return f"the {num_records} records of finished runs are {where}"

@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +51,22 @@ def append(path: str | Path, records: Iterable[Record]) -> None:
             with suppress(OSError):
                 file.truncate(size)
             raise
+
+
+def append_or_print(path: str | Path, record: Record) -> bool:
+    """Append a record, or print it where the file cannot be written; return whether it is there."""
+    try:
+        append(path, [record])
+    except OSError as error:
+        print(
+            f"nnpar: a record could not be written to {path} ({error.strerror}) and is printed"
+            " instead",
+            file=sys.stderr,
+            flush=True,
+        )
+        print(to_json(record), flush=True)
+        return False
+    return True
 
 
 def merge(out: str | Path, paths: Sequence[str | Path]) -> tuple[int, int]:

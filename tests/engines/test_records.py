@@ -1,5 +1,7 @@
 """Records of runs: checked before they are sent, kept as they arrive."""
 
+import json
+import resource
 import time
 
 import pytest
@@ -112,3 +114,43 @@ def test_real_training_on_one_and_two_ranks(shared_engines, tmp_path):
     assert [record.num_ranks for record in records] == [1, 2, 1, 2]
     assert [record.config for record in records] == [config.to_dict() for config in configs * 2]
     assert store.load(path) == records
+
+
+def test_a_record_for_which_there_is_no_room_is_printed_and_the_note_says_so(
+    spmd_functions_importable, tmp_path, monkeypatch, capsys
+):
+    measured_by(monkeypatch, "measure_and_fail_at_the_third")
+    path = tmp_path / "records.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with engines(2) as running, pytest.raises(RankError) as caught:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # this process can write no file
+        try:
+            running.run_interleaved([SERIAL, PARALLEL], num_repeats=2, results_file=path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = capsys.readouterr()
+    printed = [json.loads(line) for line in said.out.splitlines() if line.startswith("{")]
+    assert [record["strategy"] for record in printed] == ["serial", "gradient_averaging"]
+    assert f"could not be written to {path} (File too large)" in said.err
+    (note,) = caught.value.__notes__
+    assert f"are above (2) and in {path} (0)" in note
+    assert path.read_bytes() == b""
+
+
+def test_a_results_file_that_cannot_be_written_is_refused_before_anything_runs(
+    shared_engines, tmp_path, monkeypatch
+):
+    measured_by(monkeypatch, "measure")
+    trace = tmp_path / "trace.json"
+    trace.write_text('{"traceEvents": []}')
+    progress = []
+    for path, words in (
+        ("/proc/records.jsonl", "cannot be written"),
+        (tmp_path, "is a folder"),
+        (trace, "holds a trace"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            shared_engines.run_interleaved(
+                [SERIAL], results_file=path, progress=lambda *now: progress.append(now)
+            )
+        assert progress == []

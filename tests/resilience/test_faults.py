@@ -72,17 +72,22 @@ def test_a_killed_papermill_leaves_its_records_and_nothing_that_runs(tmp_path):
     assert len(store.load(tmp_path / "job.jsonl")) == 1
 
 
-def test_a_record_for_which_there_is_no_room_is_printed():
-    process = run_python(
-        "-m", "nnpar_lib", "run", "--hidden", 16, "--num-steps", 5, "--out", "/dev/full"
+def test_a_record_for_which_there_is_no_room_is_printed(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    command = (  # in KiB: less than a record needs
+        f"ulimit -f 0; exec {sys.executable} -m nnpar_lib run --hidden 16 --num-steps 5"
+        f" --out {path}"
+    )
+    process = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert process.returncode == 1
     assert (
-        "could not be written to /dev/full (No space left on device) and is printed instead"
-        in process.stderr
+        f"could not be written to {path} (File too large) and is printed instead" in process.stderr
     )
     (line,) = (line for line in process.stdout.splitlines() if line.startswith("{"))
     assert json.loads(line)["num_steps"] == 5
+    assert path.read_bytes() == b""
 
 
 def test_a_clock_that_goes_backwards_is_not_what_is_measured_with(tmp_path, monkeypatch):
