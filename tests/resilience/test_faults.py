@@ -17,7 +17,7 @@ from nnpar_lib.records import store
 from nnpar_lib.trainers.communication.communicator import SingleCommunicator
 from nnpar_lib.trainers.loop.training import train
 from tests.cluster.test_jobs import write_notebook
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT
 from tests.resilience import kills
 
 
@@ -75,7 +75,7 @@ def test_a_killed_papermill_leaves_its_records_and_nothing_that_runs(tmp_path):
 def test_a_record_for_which_there_is_no_room_is_printed(tmp_path):
     path = tmp_path / "runs.jsonl"
     command = (  # in KiB: less than a record needs
-        f"ulimit -f 0; exec {sys.executable} -m nnpar_lib run --hidden 16 --num-steps 5"
+        f"ulimit -f 1; exec {sys.executable} -m nnpar_lib run --hidden 16 --num-steps 5"
         f" --out {path}"
     )
     process = subprocess.run(
