@@ -199,8 +199,11 @@ def _lay_out(source: Path, executed: Path) -> Path:
     shutil.rmtree(source, ignore_errors=True)
     (source / "notebooks").mkdir(parents=True)
     for name in NOTEBOOKS:
-        own = executed / f"{name}.ipynb"
-        shutil.copy(own if own.exists() else ROOT / "notebooks" / own.name, source / "notebooks")
+        notebook = executed / f"{name}.ipynb"
+        shutil.copy(
+            notebook if notebook.exists() else ROOT / "notebooks" / notebook.name,
+            source / "notebooks",
+        )
     for name in (*LOOKS, *PAGES):
         shutil.copy(REPORT / name, source / name)
     shutil.copytree(REPORT / API, source / API)
@@ -257,14 +260,14 @@ def render_page(executed: Path) -> None:
 
 def parameters(name: str, dataset: str, preset: str, results: Path) -> dict[str, object]:
     """Return the parameters of a notebook."""
-    found: dict[str, object] = {
+    values: dict[str, object] = {
         "dataset": dataset,
         "preset": preset,
         "results_folder": os.path.relpath(results, ROOT / "notebooks"),
     }
     if NOTEBOOKS[name]:
-        found[NOTEBOOKS[name]] = max(2, num_cores())
-    return found
+        values[NOTEBOOKS[name]] = max(2, num_cores())
+    return values
 
 
 def _set_aside(results: Path, notebook: str, earlier: Path, *, keep_resumable: bool) -> None:

@@ -108,7 +108,7 @@ MODEL_PARALLELISM = {
     "swaps-table": Table(
         {
             "network": "network, weights",
-            "other": "against gradient averaging",
+            "strategy": "against gradient averaging",
             "smallest_batch": "smallest batch",
             "faster_there": "faster there",
             "measured": "swap, measured",

@@ -22,7 +22,7 @@ class Claim:
     name: str
     experiment: str
     base: dict[str, Any]
-    other: dict[str, Any]
+    compared: dict[str, Any]
     goal: float
     divide_by: float = 1.0
 
@@ -61,13 +61,13 @@ def _against_ddp(model: str, local: int, goal: float) -> Claim:
     )
 
 
-def _against_tutorial(name: str, other: dict[str, Any], num_threads: int, goal: float) -> Claim:
+def _against_tutorial(name: str, compared: dict[str, Any], num_threads: int, goal: float) -> Claim:
     threads = f"{num_threads} thread{'s' * (num_threads > 1)}"
     return Claim(
         f"epoch of the mlp against the tutorial's loop on {threads}: {name}",
         "epoch",
         {"strategy": "tutorial", "threads_per_rank": num_threads},
-        other,
+        compared,
         goal,
     )
 
@@ -104,7 +104,7 @@ def text(claims: pd.DataFrame) -> str:
 
 def _row(claim: Claim, frame: pd.DataFrame) -> dict[str, Any]:
     runs = frame[(frame["kind"] == "run") & (frame["experiment"] == claim.experiment)]
-    ratio: Ratio = paired_ratio(runs, claim.base, claim.other)
+    ratio: Ratio = paired_ratio(runs, claim.base, claim.compared)
     numbers = {
         "measured": ratio.median,
         "low": ratio.low,

@@ -80,9 +80,9 @@ def speeds(frame: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     runs = _of_kind(frame, "run")
     for experiment, base in BASES.items() if len(runs) else ():
-        own = runs[runs["experiment"] == experiment]
+        rows_of_experiment = runs[runs["experiment"] == experiment]
         keys = ["model"] if experiment == "gpu-several" else ["model", "global_batch_size"]
-        for _, group in own.groupby(keys, sort=False):
+        for _, group in rows_of_experiment.groupby(keys, sort=False):
             if base in set(group["label"]):
                 rows += [
                     _speed(group, experiment, base, label) for label in group["label"].unique()
@@ -97,22 +97,22 @@ def sweeps(frame: pd.DataFrame) -> pd.DataFrame:
     That is the largest relative difference of a trial's last loss from the one that it has alone.
     """
     rows: list[dict[str, Any]] = []
-    found = _of_kind(frame, "sweep")
-    for label in found["label"].unique() if len(found) else ():
-        own = found[found["label"] == label]
-        hours = own["seconds"].median() / 3600
+    records = _of_kind(frame, "sweep")
+    for label in records["label"].unique() if len(records) else ():
+        runs = records[records["label"] == label]
+        hours = runs["seconds"].median() / 3600
         ratio = paired_ratio(
-            found.assign(rate=1 / found["seconds"]), {"label": ALONE}, {"label": label}, "rate"
+            records.assign(rate=1 / records["seconds"]), {"label": ALONE}, {"label": label}, "rate"
         )
         rows.append(
             {
                 "label": label,
-                "num_trials": own["num_trials"].iloc[0],
-                "num_steps": own["num_steps"].iloc[0],
-                "trials_per_hour": own["num_trials"].iloc[0] / hours,
+                "num_trials": runs["num_trials"].iloc[0],
+                "num_steps": runs["num_steps"].iloc[0],
+                "trials_per_hour": runs["num_trials"].iloc[0] / hours,
                 "speedup": ratio.median,
                 "num_repeats": ratio.num_repeats,
-                "worst_loss": _worst_loss(found, label),
+                "worst_loss": _worst_loss(records, label),
             }
         )
     return pd.DataFrame(rows)
@@ -127,21 +127,21 @@ def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     records, runs = _of_kind(frame, "roofline"), _of_kind(frame, "run")
     for _, record in records.groupby(["model", "precision"], sort=False) if len(records) else ():
-        one = record.iloc[0]
-        same = (runs["experiment"] == "gpu-graph") & runs["label"].str.startswith("graph")
-        for name, own in (
+        ceiling = record.iloc[0]
+        is_same = (runs["experiment"] == "gpu-graph") & runs["label"].str.startswith("graph")
+        for name, column in (
             ("model", "model"),
             ("precision", "precision"),
             ("global_batch_size", "batch_size"),
         ):
-            same &= runs[name] == one[own]
+            is_same &= runs[name] == ceiling[column]
         allowed = roofline.table(record)["bound"].sum()
-        seconds = one["batch_size"] / runs[same]["samples_per_second"].median()
+        seconds = ceiling["batch_size"] / runs[is_same]["samples_per_second"].median()
         rows.append(
             {
-                "model": one["model"],
-                "precision": one["precision"],
-                "batch_size": one["batch_size"],
+                "model": ceiling["model"],
+                "precision": ceiling["precision"],
+                "batch_size": ceiling["batch_size"],
                 "allowed_ms": 1e3 * allowed,
                 "step_ms": 1e3 * seconds,
                 "times": seconds / allowed,
@@ -153,14 +153,14 @@ def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a row a comparison of a parallel run with a serial one: how far weights and loss end
     apart, relatively."""
-    found = _of_kind(frame, "comparison")
+    comparisons = _of_kind(frame, "comparison")
     rows = [
         {
             **{name: record[name] for name in ("strategy", "model", "num_ranks", "cuda_graph")},
             "ranks_per_gpu": record["gpu"].get("ranks_per_gpu"),
             **record["differences"],
         }
-        for record in found.to_dict("records")
+        for record in comparisons.to_dict("records")
     ]
     return pd.DataFrame(rows)
 
@@ -168,7 +168,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
 def tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the tables that have any rows, by a sentence on each, with columns that a reader
     knows."""
-    found = {
+    tables = {
         "speeds": speeds(frame),
         "sweeps": sweeps(frame),
         "ceilings": ceilings(frame),
@@ -176,7 +176,7 @@ def tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
     return {
         CAPTIONS[name]: table[list(COLUMNS[name])].rename(columns=COLUMNS[name])
-        for name, table in found.items()
+        for name, table in tables.items()
         if len(table)
     }
 
@@ -191,7 +191,7 @@ def text(frame: pd.DataFrame) -> str:
 
 def machine(frame: pd.DataFrame) -> str:
     """Return on what the records were made; a ValueError where none of them is a GPU's."""
-    on_gpu = frame[[isinstance(found, dict) and bool(found) for found in frame["gpu"]]]
+    on_gpu = frame[[isinstance(device, dict) and bool(device) for device in frame["gpu"]]]
     if on_gpu.empty:
         raise ValueError(
             "none of these records was made on a GPU; make some with `python -m nnpar_lib gpu`"
@@ -205,17 +205,15 @@ def machine(frame: pd.DataFrame) -> str:
 
 
 def _speed(group: pd.DataFrame, experiment: str, base: str, label: str) -> dict[str, Any]:
-    own, ratio = (
-        group[group["label"] == label],
-        paired_ratio(group, {"label": base}, {"label": label}),
-    )
+    runs = group[group["label"] == label]
+    ratio = paired_ratio(group, {"label": base}, {"label": label})
     return {
         "experiment": experiment,
-        "model": own["model"].iloc[0],
-        "batch_size": own["global_batch_size"].iloc[0],
+        "model": runs["model"].iloc[0],
+        "batch_size": runs["global_batch_size"].iloc[0],
         "label": label,
         "base": base,
-        "samples_per_second": own["samples_per_second"].median(),
+        "samples_per_second": runs["samples_per_second"].median(),
         "speedup": ratio.median,
         "low": ratio.low,
         "high": ratio.high,
@@ -227,8 +225,9 @@ def _of_kind(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
     return frame[frame["kind"] == kind] if len(frame) else frame
 
 
-def _worst_loss(found: pd.DataFrame, label: str) -> float:
-    alone, other = (
-        found[found["label"] == name]["final_losses"].iloc[0] for name in (ALONE, label)
+def _worst_loss(records: pd.DataFrame, label: str) -> float:
+    losses, alone = (
+        records[records["label"] == name]["final_losses"].iloc[0] for name in (label, ALONE)
     )
-    return float(max(abs(one / two - 1) for one, two in zip(other, alone, strict=True)))
+    pairs = zip(losses, alone, strict=True)
+    return float(max(abs(loss / alone_loss - 1) for loss, alone_loss in pairs))

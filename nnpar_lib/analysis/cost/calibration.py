@@ -41,18 +41,18 @@ def machine(records: Iterable[Record]) -> Machine:
 
 def models(records: Iterable[Record], num_ranks: int) -> dict[Architecture, Model]:
     """Return the costs of each architecture that was profiled while so many ranks computed."""
-    found: dict[Architecture, list[Record]] = {}
+    profiles: dict[Architecture, list[Record]] = {}
     for record in records:
         if isinstance(record, ProfileRecord) and record.num_ranks == num_ranks:
-            found.setdefault(architecture(RunConfig.from_parameters(record.config)), []).append(
+            profiles.setdefault(architecture(RunConfig.from_parameters(record.config)), []).append(
                 record
             )
-    if not found:
+    if not profiles:
         raise ValueError(
             f"there is no profile on {num_ranks} ranks among the records; measure one with"
             " profile_blocks"
         )
-    return {key: _model(store.frame(same)) for key, same in found.items()}
+    return {key: _model(store.frame(same)) for key, same in profiles.items()}
 
 
 def _as_ring(total: AlphaBeta, num_ranks: int) -> AlphaBeta:
@@ -84,7 +84,7 @@ def _model(rows: pd.DataFrame) -> Model:
 
 
 def _of_block(seconds: pd.Series[list[float]], block: int) -> pd.Series[float]:  # type: ignore[type-var]
-    return pd.Series([one[block] for one in seconds], index=seconds.index, dtype=float)
+    return pd.Series([blocks[block] for blocks in seconds], index=seconds.index, dtype=float)
 
 
 def _fit(batch_sizes: pd.Series[int], seconds: pd.Series[float]) -> AlphaBeta:

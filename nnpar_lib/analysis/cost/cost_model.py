@@ -137,7 +137,7 @@ def _tensor(config: RunConfig, model: Model, machine: Machine) -> float:
     """Every rank computes all examples with its share of the features; an all-reduce a pair and
     direction."""
     size, p = config.global_batch_size, config.num_ranks
-    exchanges = sum(machine.allreduce(size * one, p) for one in tensor_exchanges(model))
+    exchanges = sum(machine.allreduce(size * num_bytes, p) for num_bytes in tensor_exchanges(model))
     held = sum(block.parameter_bytes / (1 if block.split == WHOLE else p) for block in model.blocks)
     return model.load.seconds(size) + model.passes(size, p) + model.update.seconds(held) + exchanges
 
@@ -160,11 +160,16 @@ def simulate(config: RunConfig, model: Model, machine: Machine) -> list[Event]:
     num_copies = config.num_ranks // config.num_stage_ranks
     size = config.global_batch_size / num_copies / pipeline.num_microbatches
 
-    def seconds(one: Instruction) -> float:
-        return sum(block.seconds(one.action, size) for block in model.blocks[bounds[one.stage]])
+    def seconds(instruction: Instruction) -> float:
+        return sum(
+            block.seconds(instruction.action, size)
+            for block in model.blocks[bounds[instruction.stage]]
+        )
 
-    def arrival(one: Instruction) -> float:
-        boundary = bounds[one.stage if one.action == FORWARD else one.stage - 1].stop - 1
+    def arrival(instruction: Instruction) -> float:
+        is_forward = instruction.action == FORWARD
+        sender = instruction.stage if is_forward else instruction.stage - 1
+        boundary = bounds[sender].stop - 1
         return machine.message.seconds(size * model.blocks[boundary].output_bytes_per_example)
 
     return schedules.simulate(config.schedule, pipeline, seconds, arrival)
@@ -187,12 +192,15 @@ def stage_bounds(config: RunConfig, model: Model) -> list[slice]:
 def best_balance(config: RunConfig, model: Model) -> str:
     """Return the `balance` that names the cuts at which the slowest stage is as fast as can be."""
     bounds = stage_bounds(config.replace(balance="measured"), model)
-    return ",".join(str(one.start) for one in bounds[1:])
+    return ",".join(str(stage.start) for stage in bounds[1:])
 
 
 def bytes_of_ranks(model: Model, bounds: Sequence[slice], pipeline: Pipeline) -> list[int]:
     """Return the bytes of the weights that each rank of a pipeline holds."""
-    stages = [sum(block.parameter_bytes for block in model.blocks[one]) for one in bounds]
+    stages = [
+        sum(block.parameter_bytes for block in model.blocks[stage_blocks])
+        for stage_blocks in bounds
+    ]
     return [
         sum(stages[stage] for stage in pipeline.stages_of(rank))
         for rank in range(pipeline.num_ranks)
@@ -213,7 +221,7 @@ def exchanged_bytes(config: RunConfig, model: Model) -> float:
         return (p - 1) * size * sum(tensor_exchanges(model))
     if config.strategy in ("pipeline", "hybrid", "torch_pipelining"):
         bounds = stage_bounds(config, model)
-        edges = sum(model.blocks[one.stop - 1].output_bytes_per_example for one in bounds[:-1])
+        edges = sum(model.blocks[stage.stop - 1].output_bytes_per_example for stage in bounds[:-1])
         num_copies = p // config.num_stage_ranks
         moved = 2 * size * edges if config.num_stage_ranks > 1 else 0
         return moved + (num_copies - 1) * model.parameter_bytes
@@ -221,13 +229,13 @@ def exchanged_bytes(config: RunConfig, model: Model) -> float:
 
 
 def crossover_batch(
-    one: Callable[[int], float], other: Callable[[int], float], batches: Iterable[int]
+    first: Callable[[int], float], second: Callable[[int], float], batches: Iterable[int]
 ) -> int | None:
-    """Return the first of these batch sizes at which the faster of two strategies is another than
-    at the first size.
+    """Return the first of these batch sizes at which the faster of two strategies changes.
 
-    None where the same one is faster at all of them. `one` and `other` give the seconds of a step
-    with a batch size.
+    `first` and `second` give the seconds of a step with a batch size. None where the same strategy
+    is the faster one at all of them.
     """
-    signs = [(batch, one(batch) < other(batch)) for batch in batches]
-    return next((batch for batch, sign in signs if sign != signs[0][1]), None)
+    is_faster = {batch: first(batch) < second(batch) for batch in batches}
+    at_smallest = next(iter(is_faster.values()), None)
+    return next((batch for batch, faster in is_faster.items() if faster != at_smallest), None)

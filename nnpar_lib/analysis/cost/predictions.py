@@ -126,9 +126,9 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def swaps(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the crossovers of gradient averaging with each way to cut a model, named `other`."""
+    """Return the crossovers of gradient averaging with each `strategy` that cuts the model."""
     tables = [
-        crossovers(table, "gradient_averaging", strategy).assign(other=strategy)
+        crossovers(table, "gradient_averaging", strategy).assign(strategy=strategy)
         for strategy in ("tensor", "pipeline")
     ]
     return pd.concat(tables, ignore_index=True)
@@ -182,7 +182,7 @@ def cores_like(model: Model, machine: Machine) -> AssumedMachine:
 
     That its memory keeps up with all cores at once is assumed, and flatters it.
     """
-    fixed = [one.alpha for block in model.blocks for one in (block.forward, block.backward)]
+    fixed = [cost.alpha for block in model.blocks for cost in (block.forward, block.backward)]
     return AssumedMachine(
         name="cores of one node",
         flops_per_second=flops_per_second(model),
@@ -200,14 +200,14 @@ def assumptions(machines: Iterable[AssumedMachine]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "machine": one.name,
-                "GFLOP/s a rank": one.flops_per_second / 1e9,
-                "fixed microseconds a pass": one.fixed_seconds * 1e6,
-                "alpha (microseconds)": one.message.alpha * 1e6,
-                "1/beta (GB/s)": one.message.bandwidth / 1e9,
-                "source": one.source,
+                "machine": machine.name,
+                "GFLOP/s a rank": machine.flops_per_second / 1e9,
+                "fixed microseconds a pass": machine.fixed_seconds * 1e6,
+                "alpha (microseconds)": machine.message.alpha * 1e6,
+                "1/beta (GB/s)": machine.message.bandwidth / 1e9,
+                "source": machine.source,
             }
-            for one in machines
+            for machine in machines
         ]
     )
 
@@ -392,6 +392,6 @@ def _pipeline_memory_bytes(config: RunConfig, model: Model) -> float:
         for rank in range(pipeline.num_ranks)
     ]
     return max(
-        NUM_COPIES * held + one * num_live * size
-        for held, one, num_live in zip(held_by, kept, live, strict=True)
+        NUM_COPIES * held + kept_bytes * num_live * size
+        for held, kept_bytes, num_live in zip(held_by, kept, live, strict=True)
     )

@@ -26,8 +26,8 @@ def steps(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
     A step begins where a batch is loaded; the last one is step 0, and those before it count down.
     """
     frames = []
-    for rank, own in enumerate(events):
-        frame = pd.DataFrame([list(event) for event in own], columns=COLUMNS)
+    for rank, events_of_rank in enumerate(events):
+        frame = pd.DataFrame([list(event) for event in events_of_rank], columns=COLUMNS)
         num_loads = (frame["activity"] == "load").astype(int).cumsum()
         frames.append(frame.assign(rank=rank, step=num_loads - num_loads.max()))
     return pd.concat(frames, ignore_index=True)
@@ -36,8 +36,8 @@ def steps(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
 def last_step(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
     """Return the events of the last step; seconds count from the first forward pass of the step on
     any rank."""
-    found = steps(events)
-    last: pd.DataFrame = found[found["step"] == 0].reset_index(drop=True)
+    frame = steps(events)
+    last: pd.DataFrame = frame[frame["step"] == 0].reset_index(drop=True)
     origin = last.loc[last["activity"] == FORWARD, "start"].min()
     return last.assign(start=last["start"] - origin, end=last["end"] - origin)
 
@@ -52,8 +52,8 @@ def predicted(
         (passes["end"] - passes["start"]).groupby([passes["activity"], passes["stage"]]).median()
     )
 
-    def seconds(one: Instruction) -> float:
-        return float(medians[one.action, one.stage])
+    def seconds(instruction: Instruction) -> float:
+        return float(medians[instruction.action, instruction.stage])
 
     return simulated(schedules.simulate(schedule, pipeline, seconds, lambda _: message_seconds))
 
@@ -79,8 +79,8 @@ def table(records: Sequence[RunRecord]) -> pd.DataFrame:
     `bubble_formula` is (p - 1) / (m + p - 1).
     """
     rows = pd.DataFrame([_row(record) for record in records if any(record.events)])
-    found = rows.groupby("label", sort=False)
-    return found.median(numeric_only=True).assign(num_repeats=found.size()).reset_index()
+    labels = rows.groupby("label", sort=False)
+    return labels.median(numeric_only=True).assign(num_repeats=labels.size()).reset_index()
 
 
 def _row(record: RunRecord) -> dict[str, Any]:

@@ -74,12 +74,12 @@ def side_by_side(
     `probabilities` has an array [N or more, 10] a network. A cell shows the likeliest digit, in
     brackets where it is wrong; the darker it is, the surer the network.
     """
-    shown = {name: found[: len(images)] for name, found in probabilities.items()}
-    most = pd.DataFrame({name: found.max(axis=1) for name, found in shown.items()}).T
-    taken = pd.DataFrame({name: found.argmax(axis=1) for name, found in shown.items()}).T
+    shown = {name: rows[: len(images)] for name, rows in probabilities.items()}
+    most = pd.DataFrame({name: rows.max(axis=1) for name, rows in shown.items()}).T
+    taken = pd.DataFrame({name: rows.argmax(axis=1) for name, rows in shown.items()}).T
     words = pd.DataFrame(
         {
-            i: [str(one) if one == label else f"({one})" for one in taken[i]]
+            i: [str(digit) if digit == label else f"({digit})" for digit in taken[i]]
             for i, label in enumerate(labels)
         },
         index=taken.index,

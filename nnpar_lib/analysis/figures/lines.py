@@ -259,7 +259,7 @@ def _distinctions(
     """Return what a label must say beyond the strategy: what varies among its lines, and how many
     workers it has."""
     on_one_rank = row["strategy"] in SINGLE_RANK_STRATEGIES
-    found = []
+    phrases = []
     for column in by:
         among = table if column in ("num_ranks", "threads_per_rank") else same
         if (
@@ -270,8 +270,8 @@ def _distinctions(
             or (on_one_rank and column == "num_ranks")
         ):
             continue
-        found.append(_phrase(column, row[column], on_one_rank))
-    return found
+        phrases.append(_phrase(column, row[column], on_one_rank))
+    return phrases
 
 
 def _phrase(column: str, value: Any, on_one_rank: bool) -> str:

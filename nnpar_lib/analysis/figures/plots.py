@@ -110,10 +110,10 @@ def threads_against_ranks(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ends = lines.draw_lines(ax, table, "num_cores", "median", exclude=["num_ranks"])
     counts = sorted(table["num_cores"].unique())
     lines.count_axis(ax, counts)
-    one = table[(table["num_cores"] == 1) & on_one_rank]["median"]
-    if not one.empty:
-        ax.plot(counts, [one.max() * c for c in counts], **IDEAL)
-        ends.append(End(counts[-1], one.max() * counts[-1], "linear speedup", GREY))
+    on_one_core = table[(table["num_cores"] == 1) & on_one_rank]["median"]
+    if not on_one_core.empty:
+        ax.plot(counts, [on_one_core.max() * c for c in counts], **IDEAL)
+        ends.append(End(counts[-1], on_one_core.max() * counts[-1], "linear speedup", GREY))
     ax.set(
         xlabel="cores used (ranks \N{MULTIPLICATION SIGN} threads)", ylabel=RATE_LABEL, yscale="log"
     )

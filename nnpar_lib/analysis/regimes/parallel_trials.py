@@ -33,23 +33,23 @@ def equal_counts(frame: pd.DataFrame) -> pd.DataFrame:
         index=["batch_size", "goal_error", "seed"], columns="num_ranks", values="steps"
     )
     hardest = counts.index.get_level_values("goal_error") == rows["goal_error"].min()
-    found = []
+    rows_by_size = []
     for num_ranks in [column for column in counts if column != 1]:
         pairs = counts[[1, num_ranks]].dropna()
         for size in pairs.index.unique("batch_size"):
-            mine, medians = pairs.loc[size], counts[hardest].loc[size].median()
-            found.append(
+            steps, medians = pairs.loc[size], counts[hardest].loc[size].median()
+            rows_by_size.append(
                 {
                     "batch_size": size,
                     "num_ranks": num_ranks,
-                    "num_pairs": len(mine),
-                    "num_equal": int((mine[1] == mine[num_ranks]).sum()),
-                    "largest_difference": float((mine[num_ranks] / mine[1] - 1).abs().max()),
+                    "num_pairs": len(steps),
+                    "num_equal": int((steps[1] == steps[num_ranks]).sum()),
+                    "largest_difference": float((steps[num_ranks] / steps[1] - 1).abs().max()),
                     "serial_steps": medians[1],
                     "steps": medians[num_ranks],
                 }
             )
-    return pd.DataFrame(found).sort_values(["batch_size", "num_ranks"], ignore_index=True)
+    return pd.DataFrame(rows_by_size).sort_values(["batch_size", "num_ranks"], ignore_index=True)
 
 
 def seconds_to_goal(frame: pd.DataFrame) -> pd.DataFrame:
@@ -60,20 +60,20 @@ def seconds_to_goal(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = by_goal(frame)
     rows = rows[(rows["goal_error"] == rows["goal_error"].min()) & rows["steps"].notna()]
-    found = []
-    for _, mine in rows.groupby(["batch_size", "num_ranks"]):
-        samples = regimes.resample(mine.assign(steps=mine["train_seconds"]))
+    rows_by_size = []
+    for _, runs in rows.groupby(["batch_size", "num_ranks"]):
+        samples = regimes.resample(runs.assign(steps=runs["train_seconds"]))
         span = regimes.interval(samples.medians[0], samples.resampled[:, 0])
-        found.append(
+        rows_by_size.append(
             {
-                **mine.iloc[0][["batch_size", "num_ranks"]],
+                **runs.iloc[0][["batch_size", "num_ranks"]],
                 "seconds": span.value,
                 "low": span.low,
                 "high": span.high,
-                "num_runs": len(mine),
+                "num_runs": len(runs),
             }
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(rows_by_size)
 
 
 def local_sgd(frame: pd.DataFrame) -> pd.DataFrame:
@@ -99,26 +99,26 @@ def local_sgd(frame: pd.DataFrame) -> pd.DataFrame:
             samples.medians / samples.medians[0],
             samples.resampled / samples.resampled[:, :1],
         )
-    found = []
-    for i, (_, mine) in enumerate(rows.groupby("average_every")):
+    rows_by_interval = []
+    for i, (_, runs) in enumerate(rows.groupby("average_every")):
         steps, ratio = (
             regimes.interval(values[i], draws[:, i])
             for values, draws in ((samples.medians, samples.resampled), (ratios, resampled))
         )
-        found.append(
+        rows_by_interval.append(
             {
-                **mine.iloc[0][["average_every", "num_ranks", "lr"]],
+                **runs.iloc[0][["average_every", "num_ranks", "lr"]],
                 "steps": steps.value,
                 "low": steps.low,
                 "high": steps.high,
-                "num_runs": len(mine),
-                "num_reached": int(mine["steps"].notna().sum()),
-                "samples": steps.value * mine["batch_size"].iloc[0],
+                "num_runs": len(runs),
+                "num_reached": int(runs["steps"].notna().sum()),
+                "samples": steps.value * runs["batch_size"].iloc[0],
                 "samples_ratio": ratio.value,
                 "samples_low": ratio.low,
                 "samples_high": ratio.high,
             }
         )
-    table = pd.DataFrame(found)
+    table = pd.DataFrame(rows_by_interval)
     table["exchanges"] = table["steps"] / table["average_every"]
     return table.assign(exchanges_ratio=table["exchanges"] / table["exchanges"].iloc[0])

@@ -84,10 +84,10 @@ def fit(batch_sizes: npt.ArrayLike, steps: npt.ArrayLike, form: str = "hyperbola
     best_rss = np.full(len(y), np.inf)
     knee, q = np.zeros(len(y)), np.ones(len(y))
     for value in FORMS[form]:
-        found, rss = _search_knee(x, y, value, ends)
+        candidate, rss = _search_knee(x, y, value, ends)
         better = rss < best_rss
         knee, q, best_rss = (
-            np.where(better, found, knee),
+            np.where(better, candidate, knee),
             np.where(better, value, q),
             np.where(better, rss, best_rss),
         )
@@ -114,8 +114,8 @@ def leave_one_out(batch_sizes: Sequence[float], steps: Sequence[float], form: st
     x, y = np.asarray(batch_sizes, dtype=float), np.asarray(steps, dtype=float)
     errors = []
     for i in range(len(x)):
-        others = np.arange(len(x)) != i
-        predicted = fit(x[others], y[others], form).steps(x[i])[0, 0]
+        kept = np.arange(len(x)) != i
+        predicted = fit(x[kept], y[kept], form).steps(x[i])[0, 0]
         errors.append(math.log(predicted / y[i]))
     return float(np.sqrt(np.mean(np.square(errors))))
 

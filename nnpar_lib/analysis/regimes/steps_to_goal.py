@@ -162,7 +162,7 @@ def hardest_goal(table: pd.DataFrame) -> float:
     """Return the hardest goal of a table of `study` that every batch size reached; if there is
     none, of all goals."""
     complete = table.groupby("goal_error")["status"].apply(
-        lambda found: bool((found == "reached").all())
+        lambda status: bool((status == "reached").all())
     )
     return float(min(complete[complete].index if complete.any() else complete.index))
 
@@ -173,36 +173,25 @@ def compare(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def steps_ratio(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Return the steps of one study over those of another, a row a batch size where both reached
+def steps_ratio(base: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
+    """Return the steps of one study over those of another, a row a batch size at which both reached
     their one goal.
 
-    Columns: `batch_size`, `ratio` with `low` and `high`; below 1 the other needs fewer steps.
+    Columns: `batch_size`, `ratio` with `low` and `high`; below 1 `compared` needs fewer steps.
     """
-    below, above = resample(base), resample(other)
-    both, ours, theirs = np.intersect1d(below.batch_sizes, above.batch_sizes, return_indices=True)
-    # one generator draws the resamples of both alike: a shuffle of one side makes them independent
+    below, above = resample(base), resample(compared)
+    # one generator draws both resamples: a shuffle of one side makes them independent
     order = np.random.default_rng(1).permutation(len(above.resampled))
-    spans = [
-        interval(
-            above.medians[j] / below.medians[i], above.resampled[order, j] / below.resampled[:, i]
-        )
-        for i, j in zip(ours, theirs, strict=True)
-        if below.reached[i] and above.reached[j]
-    ]
-    sizes = [
-        int(size)
-        for size, i, j in zip(both, ours, theirs, strict=True)
-        if below.reached[i] and above.reached[j]
-    ]
-    return pd.DataFrame(
-        {
-            "batch_size": sizes,
-            "ratio": [span.value for span in spans],
-            "low": [span.low for span in spans],
-            "high": [span.high for span in spans],
-        }
-    )
+    rows = []
+    for size in np.intersect1d(below.batch_sizes, above.batch_sizes):
+        i, j = (int(np.flatnonzero(part.batch_sizes == size)[0]) for part in (below, above))
+        if below.reached[i] and above.reached[j]:
+            ratio = above.medians[j] / below.medians[i]
+            resampled = above.resampled[order, j] / below.resampled[:, i]
+            span = interval(ratio, resampled)
+            row = {"batch_size": int(size), "ratio": span.value, "low": span.low, "high": span.high}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["batch_size", "ratio", "low", "high"])
 
 
 def interval(value: float, samples: Array) -> Interval:
@@ -215,38 +204,38 @@ def interval(value: float, samples: Array) -> Interval:
 def _rows_of_goal(rows: pd.DataFrame) -> list[dict[str, Any]]:
     samples = resample(rows)
     slopes, resampled_slopes = local_slopes(samples)
-    found = []
+    rows_of_goal = []
     for size in sorted(rows["batch_size"].unique()):
-        mine = rows[rows["batch_size"] == size]
+        runs = rows[rows["batch_size"] == size]
         i = np.flatnonzero(samples.batch_sizes == size)
         nothing = Interval(math.nan, math.nan, math.nan)
         reached = bool(i.size and samples.reached[i[0]])
         steps = interval(samples.medians[i[0]], samples.resampled[:, i[0]]) if reached else nothing
         slope = interval(slopes[i[0]], resampled_slopes[:, i[0]]) if reached else nothing
-        found.append(
+        rows_of_goal.append(
             {
-                **_goal_of(mine),
+                **_goal_of(runs),
                 "batch_size": int(size),
                 "status": "reached" if reached else "not reached",
                 "median_steps": steps.value,
                 "low": steps.low,
                 "high": steps.high,
-                **_counts(mine, steps.value),
+                **_counts(runs, steps.value),
                 "slope": slope.value,
                 "slope_low": slope.low,
                 "slope_high": slope.high,
                 "regime": regime(slope),
             }
         )
-    return found
+    return rows_of_goal
 
 
 def _counts(rows: pd.DataFrame, median: float) -> dict[str, Any]:
-    mine = estimates(rows)
+    runs = estimates(rows)
     best = rows.loc[rows["stage"] == "search", "steps"].min() if "stage" in rows else math.nan
     return {
-        "num_runs": len(mine),
-        "num_reached": int(mine["steps"].notna().sum()),
+        "num_runs": len(runs),
+        "num_reached": int(runs["steps"].notna().sum()),
         "best_of_n": float(best),
         "winners_curse": median / float(best),
     }
@@ -269,23 +258,24 @@ def _fits_of_goal(rows: pd.DataFrame) -> list[dict[str, Any]]:
                 "preferred": False,
             }
         ]
-    found = [
+    fits_of_forms = [
         _fit_row(samples.batch_sizes[kept], samples.medians[kept], resampled, form)
         for form in forms
     ]
-    best = min(found, key=lambda row: float(row["aicc"]))
+    best = min(fits_of_forms, key=lambda row: float(row["aicc"]))
     return [
-        {**_goal_of(rows), **row, "num_batch_sizes": num, "preferred": row is best} for row in found
+        {**_goal_of(rows), **row, "num_batch_sizes": num, "preferred": row is best}
+        for row in fits_of_forms
     ]
 
 
 def _fit_row(sizes: Array, medians: Array, resampled: Array, form: str) -> dict[str, Any]:
     curve, curves = fit(sizes, medians, form), fit(sizes, resampled, form)
     row: dict[str, Any] = {"form": form}
-    for (name, one), many in zip(
+    for (name, value), resamples in zip(
         _quantities(curve).items(), _quantities(curves).values(), strict=True
     ):
-        span = interval(float(one[0]), many)
+        span = interval(float(value[0]), resamples)
         row |= {name: span.value, f"{name}_low": span.low, f"{name}_high": span.high}
     known = sizes.min() < row["b_crit_low"] and row["b_crit_high"] < sizes.max()
     rmse = math.sqrt(float(curve.rss[0]) / len(sizes))

@@ -50,8 +50,8 @@ def doublings(runs: pd.DataFrame, step_seconds: pd.DataFrame | None = None) -> p
     ratio halves below 2^-0.8 and is no gain above 2^-0.2.
     """
     rows = []
-    for goal, found in goals_of(runs):
-        samples = resample(found)
+    for goal, runs_to_goal in goals_of(runs):
+        samples = resample(runs_to_goal)
         rows += [{**goal, **row} for row in _doublings_of(samples, "steps", 0)]
         for num_ranks, times in (
             step_seconds.groupby("num_ranks") if step_seconds is not None else []
@@ -67,11 +67,13 @@ def in_seconds(samples: Resamples, step_seconds: pd.DataFrame) -> Resamples:
     """Return steps to a goal as seconds to it: times the median seconds of a step, resampled over
     its repeats."""
     times = resample(step_seconds.rename(columns={"seconds": "steps"}), len(samples.resampled))
-    both, ours, theirs = np.intersect1d(samples.batch_sizes, times.batch_sizes, return_indices=True)
+    sizes, in_steps, in_seconds_of_step = np.intersect1d(
+        samples.batch_sizes, times.batch_sizes, return_indices=True
+    )
     return Resamples(
-        both,
-        samples.medians[ours] * times.medians[theirs],
-        samples.resampled[:, ours] * times.resampled[:, theirs],
+        sizes,
+        samples.medians[in_steps] * times.medians[in_seconds_of_step],
+        samples.resampled[:, in_steps] * times.resampled[:, in_seconds_of_step],
     )
 
 
@@ -82,9 +84,9 @@ def time_to_goal(runs: pd.DataFrame, step_seconds: pd.DataFrame) -> pd.DataFrame
     `is_optimal` marks the batch size with the least time for a number of ranks.
     """
     rows = []
-    for goal, found in goals_of(runs):
+    for goal, runs_to_goal in goals_of(runs):
         for num_ranks, times in step_seconds.groupby("num_ranks"):
-            samples = in_seconds(resample(found), times)
+            samples = in_seconds(resample(runs_to_goal), times)
             for i, size in enumerate(samples.batch_sizes):
                 span = interval(samples.medians[i], samples.resampled[:, i])
                 rows.append(
@@ -161,7 +163,7 @@ def amdahl(runs: pd.DataFrame, local_batch_size: int) -> pd.DataFrame:
             samples.medians[first] / samples.medians[i],
             samples.resampled[:, first] / samples.resampled[:, i],
         )
-        both = preferred.steps([local_batch_size, int(sizes[i])])[0]
+        steps = preferred.steps([local_batch_size, int(sizes[i])])[0]
         rows.append(
             {
                 "num_ranks": p,
@@ -170,7 +172,7 @@ def amdahl(runs: pd.DataFrame, local_batch_size: int) -> pd.DataFrame:
                 "high": span.high,
                 "serial_fraction": fraction,
                 "hyperbola": 1 / (fraction + (1 - fraction) / p),
-                "preferred": float(both[0] / both[1]),
+                "preferred": float(steps[0] / steps[1]),
             }
         )
     return pd.DataFrame(rows)
@@ -179,16 +181,16 @@ def amdahl(runs: pd.DataFrame, local_batch_size: int) -> pd.DataFrame:
 def preferred_curve(runs: pd.DataFrame) -> steps_model.Curves:
     """Return the preferred fit of the steps to one goal; a ValueError where too few batch sizes
     reached it."""
-    found = fits(runs).query("preferred")
-    if len(found) != 1:
+    preferred = fits(runs).query("preferred")
+    if len(preferred) != 1:
         raise ValueError(
-            f"{len(found)} fits where one is needed; give the runs of one goal that 5 batch sizes"
-            " reached"
+            f"{len(preferred)} fits where one is needed; give the runs of one goal that 5 batch"
+            " sizes reached"
         )
     samples = resample(runs)
     known = samples.reached
     return steps_model.fit(
-        samples.batch_sizes[known], samples.medians[known], str(found["form"].iloc[0])
+        samples.batch_sizes[known], samples.medians[known], str(preferred["form"].iloc[0])
     )
 
 

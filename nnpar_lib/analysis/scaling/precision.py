@@ -52,7 +52,7 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
             index="seed", columns="precision", values="final_test_accuracy", aggfunc="last"
         )
         for precision in sorted(runs["precision"].unique(), reverse=True):  # float32 first
-            found = by_seed[precision].dropna()
+            values = by_seed[precision].dropna()
             lost = (
                 (by_seed["float32"] - by_seed[precision]).mean()
                 if "float32" in by_seed
@@ -62,10 +62,10 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
                 {
                     **dict(zip(training, keys, strict=True)),
                     "precision": precision,
-                    "num_seeds": len(found),
-                    "accuracy": found.mean(),
-                    "low": found.min(),
-                    "high": found.max(),
+                    "num_seeds": len(values),
+                    "accuracy": values.mean(),
+                    "low": values.min(),
+                    "high": values.max(),
                     "lost": lost,
                 }
             )

@@ -119,17 +119,20 @@ def summarize(frame: pd.DataFrame, by: Sequence[str], value: str = RATE) -> pd.D
 
 
 def paired_ratio(
-    frame: pd.DataFrame, base: Mapping[str, Any], other: Mapping[str, Any], value: str = RATE
+    frame: pd.DataFrame, base: Mapping[str, Any], compared: Mapping[str, Any], value: str = RATE
 ) -> Ratio:
-    """Return the ratio other / base of a column, repeat by repeat.
+    """Return the ratio compared / base of a column, repeat by repeat.
 
-    `base` and `other` say which rows are meant: a column's name and the value it must have. The
+    `base` and `compared` say which rows are meant: a column's name and the value it must have. The
     n-th repeat of one is divided by the n-th repeat of the other: they ran one after the other, so
     a drift of the machine cancels. Several rows of one repeat count as their median. Rows that are
     not there, or share no repeat, are a ValueError.
     """
     return _ratio(
-        _matching(frame, base), _matching(frame, other), value, f"{dict(base)} and {dict(other)}"
+        _matching(frame, base),
+        _matching(frame, compared),
+        value,
+        f"{dict(base)} and {dict(compared)}",
     )
 
 
@@ -363,9 +366,9 @@ def _matching(frame: pd.DataFrame, filters: Mapping[str, Any]) -> pd.DataFrame:
     return rows
 
 
-def _ratio(base: pd.DataFrame, other: pd.DataFrame, value: str, what: str) -> Ratio:
+def _ratio(base: pd.DataFrame, compared: pd.DataFrame, value: str, what: str) -> Ratio:
     _check_columns(base, [value, "repeat"])
-    below, above = (rows.groupby("repeat")[value].median().dropna() for rows in (base, other))
+    below, above = (rows.groupby("repeat")[value].median().dropna() for rows in (base, compared))
     ratios = (above / below).dropna().to_numpy(dtype=float)
     if ratios.size == 0:
         raise ValueError(
