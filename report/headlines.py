@@ -64,7 +64,7 @@ def _ladder(chapter: Chapter) -> str:
     numbers = data_parallelism.ladder(chapter.frame("02_ladder"))
     return (
         f"A first attempt at message passing takes {numbers['ladder-first']:.2f} times as long an"
-        " epoch as a tutorial's serial loop; with its causes mended one by one,"
+        " epoch as a tutorial's serial loop; with its causes removed one by one,"
         f" {numbers['num-ranks']} ranks take {numbers['ladder-last']:.1f} times less than that"
         " loop."
     )
@@ -129,8 +129,8 @@ def _cost_model(chapter: Chapter) -> str:
     grid, models, machine = _cost_model_of(chapter)
     errors = predictions.errors(predictions.compare(grid, models, machine)).loc["all"]
     return (
-        "Two numbers a message and two a block foretell the time of a step to"
-        f" {errors['median']:.1%} in the median of {errors['count']:.0f} configurations."
+        "A cost model with two numbers per message and two per block predicts the time of a step"
+        f" to within {errors['median']:.1%} in the median of {errors['count']:.0f} configurations."
     )
 
 

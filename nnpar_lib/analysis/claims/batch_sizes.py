@@ -1,5 +1,4 @@
-"""What the report says of steps to a goal against the batch size: numbers and tables, by the names
-that its text uses."""
+"""Numbers and tables of the chapter on batch sizes, by the names that its text uses."""
 
 from __future__ import annotations
 
@@ -20,8 +19,11 @@ Studies = Mapping[str, tuple[StudyConfig, pd.DataFrame]]
 
 @dataclass(frozen=True)
 class HardestGoal:
-    """The hardest goal of a study that every batch size reached: its error, its runs, a row a batch
-    size, and the preferred fit."""
+    """The hardest goal of a study that every batch size reached.
+
+    It has the error of the goal, its runs, a table with one row per batch size, and the preferred
+    fit.
+    """
 
     error: float
     runs: pd.DataFrame
@@ -73,8 +75,10 @@ def goal_numbers(hardest: HardestGoal) -> dict[str, Any]:
 
 
 def winners_curse(runs: pd.DataFrame, goal: float) -> dict[str, Any]:
-    """Return by how many percent fresh seeds are slower than the best trial, at the goal and at the
-    easiest one."""
+    """Return by how many percent fresh seeds are slower than the best trial.
+
+    The two numbers are those of the given goal and of the easiest one.
+    """
     table = regimes.study(runs)
     reached = table[table["status"] == "reached"]
     curse = reached.groupby("goal_error")["winners_curse"].median()
@@ -86,8 +90,10 @@ def winners_curse(runs: pd.DataFrame, goal: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Seconds to a goal: from measured steps, from fits, from runs in one piece, and the last two
-    compared."""
+    """Seconds to a goal from measured steps, from fits and from whole runs.
+
+    `compared` has whole runs beside predictions.
+    """
 
     table: pd.DataFrame
     predicted: pd.DataFrame
@@ -126,8 +132,10 @@ def seconds_numbers(seconds: Seconds, measured: pd.DataFrame) -> dict[str, Any]:
 
 
 def doublings_table(hardest: HardestGoal, measured: pd.DataFrame) -> pd.DataFrame:
-    """Return what each doubling of the batch gives in words: a row a doubling, a column a quantity
-    and number of ranks."""
+    """Return in words what each doubling of the batch changes.
+
+    One row per doubling; one column for steps and one for seconds on each number of ranks.
+    """
     steps = time_to_goal.step_seconds(measured)
     rows = time_to_goal.doublings(hardest.runs, steps).to_dict("records")
     words = pd.DataFrame([{**row, **_doubling_in_words(row)} for row in rows])
@@ -160,8 +168,7 @@ def equal_counts(measured: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
 
 
 def noise(hardest: HardestGoal, measured: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Return the gradient noise scale at the ends of a run and beside the critical batch size, and
-    its table."""
+    """Return the gradient noise scale at both ends of a run, and its table."""
     record = measured[measured["kind"] == "norms"].iloc[-1]
     table = noise_scale.noise_scale(pd.DataFrame(record["norms"]))
     numbers = {
@@ -182,8 +189,10 @@ def critical_batch_size(hardest: HardestGoal) -> regimes.Interval:
 
 
 def studies_table(studies: Studies) -> pd.DataFrame:
-    """Return the fits of all studies with goals in percent and protocols; goals without one are
-    left out."""
+    """Return the fits of all studies, with goals in percent and protocols in words.
+
+    Goals without a fit are left out.
+    """
     table = regimes.compare({name: runs for name, (_, runs) in studies.items()})
     asked = [studies[name][0] for name in table["study"]]
     table["goal"] = 100 * table["goal_error"]
@@ -220,8 +229,7 @@ def named_by_goal(runs: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 
 def momentum(studies: Studies) -> dict[str, Any]:
-    """Return what momentum changes: ratios of steps at small and large batches, and where perfect
-    scaling ends."""
+    """Return how momentum changes the steps and the end of perfect scaling."""
     hardest = runs_at_hardest(studies)
     ratios = regimes.steps_ratio(hardest["mlp-sgd"], hardest["mlp-momentum"])
     numbers: dict[str, Any] = {}
@@ -247,8 +255,10 @@ def _reach(plain: pd.Series[Any], momentum: pd.Series[Any]) -> str:
 
 
 def local_sgd_numbers(table: pd.DataFrame) -> dict[str, Any]:
-    """Return what the longest averaging interval costs and saves, of the table of
-    `parallel_trials.local_sgd`."""
+    """Return what the longest averaging interval costs and saves.
+
+    `table` is that of `parallel_trials.local_sgd`.
+    """
     longest = table.iloc[-1]
     return {
         "local-ranks": longest["num_ranks"],
@@ -261,8 +271,10 @@ def local_sgd_numbers(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def sweep_numbers(rates: pd.DataFrame, costs: pd.DataFrame) -> dict[str, Any]:
-    """Return how fast sweeps are, of runs an hour by number of engines and costs of a trial's
-    step."""
+    """Return the speed of sweeps and the costs of a trial step.
+
+    `rates` are runs an hour by number of engines, `costs` are relative to a bare serial step.
+    """
     ratio = rates["ratio"]
     return {
         "sweep-ratio": ratio.median(),

@@ -1,4 +1,4 @@
-"""What the benchmarks claim, computed from their records, each ratio beside its goal."""
+"""Claims that the benchmarks test: a ratio each, beside its goal."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ ALLREDUCES = ("shared", "mpi", "overlapped")
 
 @dataclass(frozen=True)
 class Claim:
-    """A ratio of samples a second between two ways to train, over `divide_by` (the ranks, for an
-    efficiency)."""
+    """A ratio of samples a second between two ways to train.
+
+    It is divided by `divide_by`, which is the number of ranks for an efficiency.
+    """
 
     name: str
     experiment: str
@@ -86,11 +88,10 @@ CLAIMS = (
 
 
 def table(frame: pd.DataFrame, claims: Iterable[Claim] = CLAIMS) -> pd.DataFrame:
-    """Return a row a claim: the ratio's median and quartiles over paired repeats, the goal, the
-    verdict.
+    """Return the median and quartiles of each claim, its goal and the verdict, one row per claim.
 
-    `ci_low` and `ci_high` bound a 95 % interval of the median where there are at least 6 repeats.
-    A claim whose runs are not in the frame is a ValueError that names them.
+    `ci_low` and `ci_high` bound a 95 % interval of the median where there are at least 6 repeats. A
+    claim whose runs are not in the frame is a ValueError that names them.
     """
     return pd.DataFrame([_row(claim, frame) for claim in claims])
 

@@ -1,5 +1,4 @@
-"""What notebook 07 claims about the program in C++, computed from its records, each ratio beside
-its goal."""
+"""Claims on the program in C++, and the numbers of its chapter."""
 
 from __future__ import annotations
 
@@ -63,21 +62,19 @@ CLAIMS = (
 
 
 def flops_per_example(widths: tuple[int, ...] = (NUM_PIXELS, *HIDDEN_WIDTHS, NUM_CLASSES)) -> int:
-    """Return the multiplications and additions of the matrix products that a training step needs
-    for an example.
+    """Return the multiplications and additions of the matrix products of a step, per example.
 
-    Two products a layer forward and for its weights' gradient, and a third one for its input's,
-    which the first layer does not need.
+    Each layer needs one product forward, one for the gradient of its weights, and one for the
+    gradient of its input; the first layer does not need the last one.
     """
     products = [2 * num_in * num_out for num_in, num_out in pairwise(widths)]
     return 3 * sum(products) - products[0]
 
 
 def sgemm_share(frame: pd.DataFrame, batch_size: int) -> Ratio:
-    """Return a step's rate of multiplications and additions over that of its largest product, in
-    the same process.
+    """Return the rate of a step over that of its largest matrix product, in the same process.
 
-    Looks at serial runs of one thread; none that measured the product is a ValueError.
+    Only serial runs of one thread count. A ValueError if none of them measured the product.
     """
     wanted = (
         (frame["strategy"] == "cpp") & (frame["num_ranks"] == 1) & (frame["threads_per_rank"] == 1)
@@ -131,7 +128,10 @@ def accuracies(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def table(framework: pd.DataFrame, messages: pd.DataFrame, threads: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a claim on the program in C++, that on its largest product included."""
+    """Return all claims on the program in C++, one row per claim.
+
+    The last one compares a step with its largest matrix product.
+    """
     rows = benchmarks.table(pd.concat([framework, messages, threads]), CLAIMS)
     share = sgemm_share(threads, SGEMM_BATCH_SIZE)
     rows.loc[len(rows)] = {

@@ -1,4 +1,4 @@
-"""What the report says of data parallelism: numbers and tables, by the names that its text uses."""
+"""Numbers and tables of the chapter on data parallelism, by the names that its text uses."""
 
 from __future__ import annotations
 
@@ -69,8 +69,10 @@ def averaging(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return median and range of the test accuracy in percent, a row a model, strategy and
-    averaging interval."""
+    """Return the median and range of the test accuracy in percent.
+
+    One row per model, strategy and averaging interval.
+    """
     table = scaling.accuracy(runs, ["model", "strategy", "average_every"])
     percent = ["median", "min", "max"]
     table[percent] *= 100
@@ -78,9 +80,9 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def efficiency_table(weak: pd.DataFrame) -> pd.DataFrame:
-    """Return `weak_scaling` with whole samples a second and the spread of the efficiency.
+    """Return the table of `scaling.weak_scaling`, with whole samples a second.
 
-    `spread_low` and `spread_high` bound it, and `spread` names them to a reader.
+    The columns of `scaling.spread_columns` bound the efficiency instead of the speedup.
     """
     table = scaling.weak_scaling(weak)
     for column in scaling.spread_columns(table):

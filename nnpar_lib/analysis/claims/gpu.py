@@ -1,5 +1,4 @@
-"""What a GPU gives: its records beside those of the cores, of ranks that share it, and of trials
-trained together."""
+"""Tables of what was measured on a GPU."""
 
 from __future__ import annotations
 
@@ -71,11 +70,10 @@ COLUMNS = {
 
 
 def speeds(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an experiment, model and label: the median rate, and how many times that of the
-    base it is.
+    """Return the median rate of each run and its ratio to the base, one row per label.
 
-    The base has the same `batch_size`, but in `gpu-several`, where each GPU of a run has the base's
-    batch. Runs of a report that was cut off before their base are left out.
+    The base has the same `batch_size`, except in `gpu-several`, where each GPU of a run has the
+    batch of the base. Runs without a base in the records are left out.
     """
     rows: list[dict[str, Any]] = []
     runs = _of_kind(frame, "run")
@@ -91,10 +89,10 @@ def speeds(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def sweeps(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a way to train the trials: trials an hour, how many times those one at a time,
-    and `worst_loss`.
+    """Return trials an hour for each way to train the trials, and the speedup over one at a time.
 
-    That is the largest relative difference of a trial's last loss from the one that it has alone.
+    `worst_loss` is the largest relative difference of the last loss of a trial from its loss when
+    it is trained alone.
     """
     rows: list[dict[str, Any]] = []
     records = _of_kind(frame, "sweep")
@@ -119,10 +117,9 @@ def sweeps(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a roofline: milliseconds that it allows a step, and those of a recorded step at
-    the same batch size.
+    """Return the milliseconds that each roofline allows a step, beside those of a recorded step.
 
-    The update is in the step and not in what is allowed.
+    Both have the same batch size. The measured step includes the update, the roofline does not.
     """
     rows: list[dict[str, Any]] = []
     records, runs = _of_kind(frame, "roofline"), _of_kind(frame, "run")
@@ -151,8 +148,10 @@ def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a comparison of a parallel run with a serial one: how far weights and loss end
-    apart, relatively."""
+    """Return the relative differences of weights and loss between parallel and serial runs.
+
+    One row per comparison.
+    """
     comparisons = _of_kind(frame, "comparison")
     rows = [
         {
@@ -166,8 +165,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the tables that have any rows, by a sentence on each, with columns that a reader
-    knows."""
+    """Return the tables that have rows, with readable columns, by their captions."""
     tables = {
         "speeds": speeds(frame),
         "sweeps": sweeps(frame),
@@ -190,7 +188,7 @@ def text(frame: pd.DataFrame) -> str:
 
 
 def machine(frame: pd.DataFrame) -> str:
-    """Return on what the records were made; a ValueError where none of them is a GPU's."""
+    """Return the machine that made the records; a ValueError if none of them is from a GPU."""
     on_gpu = frame[[isinstance(device, dict) and bool(device) for device in frame["gpu"]]]
     if on_gpu.empty:
         raise ValueError(

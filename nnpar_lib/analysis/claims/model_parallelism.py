@@ -1,5 +1,4 @@
-"""What the report says of model parallelism: numbers and tables, by the names that its text
-uses."""
+"""Numbers and tables of the chapter on model parallelism, by the names that its text uses."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ QUICK_GOALS = {"mlp": 0.85, "cnn": 0.5}  # of trainings that are too short for t
 
 
 def bubbles(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """Return what pipelines reach of their schedules and how long they are idle, in percent."""
+    """Return what share of their schedules pipelines reach, and their bubbles, in percent."""
     table = traced_pipelines.table(runs).set_index("label")
     share, bubble = 100 * table["share"], 100 * table["bubble"]
     numbers = {
@@ -92,9 +91,9 @@ def smallest_batches_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy_table(runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """Return seconds to a goal and accuracies in percent, a row a model and way.
+    """Return seconds to a goal and accuracies in percent, one row per model and way to train.
 
-    The goals are those of long trainings where a serial training of the cnn has reached its own.
+    The goals are those of long trainings if a serial training of the cnn has reached its own.
     """
     reached = [
         entry["test_accuracy"] or 0

@@ -1,5 +1,4 @@
-"""What the report says of precision and layout: numbers and tables, by the names that its text
-uses."""
+"""Numbers and tables of the chapter on precision, by the names that its text uses."""
 
 from __future__ import annotations
 
@@ -73,8 +72,10 @@ def largest_batch(runs: pd.DataFrame) -> str:
 
 
 def portion_numbers(runs: pd.DataFrame) -> dict[str, Any]:
-    """Return what portions gain over the large batch at once, and how near the best batch that
-    comes, in percent."""
+    """Return the speedup of portions over the large batch at once.
+
+    `portions-of-best` compares it with the fastest batch size, in percent.
+    """
     table = precision.speedups(runs, largest_batch(runs))
     numbers = {"large": runs["global_batch_size"].max()}
     for model, rows in table.groupby("model"):
@@ -87,7 +88,7 @@ def portion_numbers(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def tuned_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what tuning has chosen and what that gains over plain float32, a row a model."""
+    """Return what tuning has chosen and what that gains over plain float32, one row per model."""
     speedups = precision.speedups(runs, "plain float32")
     last = runs[runs["label"] == "tuned"].groupby("model", sort=False).last().reset_index()
     for column in TUNED:

@@ -1,5 +1,4 @@
-"""From measurements to the cost model: a machine from messages and all-reduces, a model from
-profiles of its blocks."""
+"""Fit the cost model to measurements: messages, all-reduces and profiles of blocks."""
 
 from __future__ import annotations
 
@@ -18,10 +17,9 @@ ITEMSIZE = {"float32": 4, "float64": 8}
 
 
 def machine(records: Iterable[Record]) -> Machine:
-    """Return the prices of a message and of each kind of all-reduce, fitted to a ping-pong and to
-    sweeps.
+    """Return the prices of a message and of each kind of all-reduce, fitted to measurements.
 
-    An all-reduce's alpha and beta are those of the messages of a ring that would take as long.
+    The alpha and beta of an all-reduce are those of the messages of a ring that takes as long.
     """
     frame = store.frame(records)
     messages = frame[frame["kind"] == "message"].explode("seconds")
@@ -40,7 +38,7 @@ def machine(records: Iterable[Record]) -> Machine:
 
 
 def models(records: Iterable[Record], num_ranks: int) -> dict[Architecture, Model]:
-    """Return the costs of each architecture that was profiled while so many ranks computed."""
+    """Return the costs of each architecture that was profiled while `num_ranks` ranks computed."""
     profiles: dict[Architecture, list[Record]] = {}
     for record in records:
         if isinstance(record, ProfileRecord) and record.num_ranks == num_ranks:
@@ -88,8 +86,10 @@ def _of_block(seconds: pd.Series[list[float]], block: int) -> pd.Series[float]: 
 
 
 def _fit(batch_sizes: pd.Series[int], seconds: pd.Series[float]) -> AlphaBeta:
-    """Return the fixed seconds and those an example; one batch size cannot tell them apart: all are
-    an example's."""
+    """Return the fixed seconds and the seconds per example.
+
+    One batch size cannot separate them: then all seconds count as per example.
+    """
     medians = seconds.astype(float).groupby(batch_sizes).median().clip(lower=1e-9)
     if len(medians) == 1:
         return AlphaBeta(0.0, float(medians.iloc[0] / medians.index[0]))

@@ -1,5 +1,4 @@
-"""All strategies beside each other: speed, time to an accuracy, bytes, memory, and what accuracy
-was lost."""
+"""Compare all strategies: speed, time to an accuracy, bytes, memory and accuracy."""
 
 from __future__ import annotations
 
@@ -19,12 +18,11 @@ SERIAL = "serial, one thread"
 
 
 def speed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the speed of every labelled way to train each model with each batch, medians over
-    repeats.
+    """Return the speed of every labelled way to train, one row per model, batch size and label.
 
     `speedup` is over the fastest run of one process with the same model and batch, whatever its
-    threads, and `efficiency` the rate over that of one thread by the cores that are used; both are
-    taken repeat by repeat.
+    number of threads. `efficiency` is the rate over that of one thread, divided by the cores in
+    use. Both are medians of ratios that are taken repeat by repeat.
     """
     rows = []
     by = ["model", "num_parameters", "global_batch_size"]
@@ -61,12 +59,11 @@ def speed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy(frame: pd.DataFrame, goals: Mapping[str, float]) -> pd.DataFrame:
-    """Return the seconds to a goal of test accuracy, NaN where it was not reached, and the accuracy
-    lost, a row a way.
+    """Return the seconds to a goal of test accuracy and the accuracy lost, one row per way.
 
-    `goals` has a test accuracy a model. The seconds are those of the first evaluation at or above
-    it. The accuracy lost is that of the serial run of the same seed minus that at the end. Medians
-    over seeds.
+    `goals` has one test accuracy per model. The seconds are those of the first evaluation at or
+    above it, NaN if there is none. The accuracy lost is the final accuracy of the serial run with
+    the same seed minus that of the run. Values are medians over seeds.
     """
     runs = runs_of(frame)
     seconds = [
@@ -86,8 +83,10 @@ def accuracy(frame: pd.DataFrame, goals: Mapping[str, float]) -> pd.DataFrame:
 
 
 def costs(records: list[Record], models: Mapping[Architecture, Model]) -> pd.DataFrame:
-    """Return bytes exchanged a step and bytes of memory on the fullest rank, one row a way, model
-    and batch."""
+    """Return the bytes exchanged in a step and the bytes of memory on the fullest rank.
+
+    One row per way, model and batch size.
+    """
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for run in records:
         if isinstance(run, RunRecord):

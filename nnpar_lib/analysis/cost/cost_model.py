@@ -1,9 +1,8 @@
-"""Predicted seconds of a training step for any strategy, from a profile of the blocks and the price
-of messages.
+"""Predict the seconds of a training step from block profiles and message prices.
 
-Messages cost alpha + n beta (Hockney 1994); a ring all-reduce of n bytes on p ranks costs 2(p-1)
-alpha + 2n(p-1)/p beta (Thakur et al. 2005). A pipeline is simulated with its own schedule. Each
-rank is taken to have a core of its own.
+A message costs alpha + n beta (Hockney 1994). A ring all-reduce of n bytes on p ranks costs 2(p-1)
+alpha + 2n(p-1)/p beta (Thakur et al. 2005). A pipeline is simulated with its own schedule. The
+model assumes that each rank has a core of its own.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ def architecture(config: RunConfig) -> Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A block's cost: a fixed part and one an example of each pass (seconds), and the bytes of its
-    data."""
+    """The cost of a block: seconds of each pass, fixed and per example, and bytes of its data."""
 
     forward: AlphaBeta
     backward: AlphaBeta
@@ -48,8 +46,8 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model's costs on a machine: seconds of its blocks, of loading examples, of updating and
-    clearing bytes."""
+    """The costs of a model on a machine: its blocks, loading examples, updating and clearing
+    bytes."""
 
     blocks: Sequence[Block]
     load: AlphaBeta = NOTHING
@@ -72,7 +70,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The price of a message between two ranks, and of one in each kind of all-reduce."""
+    """The price of a message between two ranks, and of a message in each kind of all-reduce."""
 
     message: AlphaBeta
     allreduces: Mapping[str, AlphaBeta]
@@ -89,7 +87,7 @@ def allreduce_seconds(message: AlphaBeta, num_bytes: float, num_ranks: int) -> f
 
 
 def step_seconds(config: RunConfig, model: Model, machine: Machine) -> float:
-    """Return the predicted seconds of a step; a strategy that has no model here is a ValueError."""
+    """Return the predicted seconds of a step; a ValueError for a strategy without a model."""
     models: dict[str, Callable[[RunConfig, Model, Machine], float]] = {
         "serial": _data_parallel,
         "gradient_averaging": _data_parallel,
@@ -106,8 +104,10 @@ def step_seconds(config: RunConfig, model: Model, machine: Machine) -> float:
 
 
 def _data_parallel(config: RunConfig, model: Model, machine: Machine) -> float:
-    """Every rank computes its part of the batch; the exchange is not hidden, and weights are
-    averaged too rarely."""
+    """Each rank computes its part of the batch; the exchange of gradients is not hidden.
+
+    The average of weights is too rare to count.
+    """
     num_examples = -(-config.global_batch_size // config.num_ranks)
     seconds = model.load.seconds(num_examples) + model.passes(num_examples)
     shared = config.strategy == "gradient_averaging" and config.allreduce == "shared"
@@ -118,8 +118,10 @@ def _data_parallel(config: RunConfig, model: Model, machine: Machine) -> float:
 
 
 def _pipeline(config: RunConfig, model: Model, machine: Machine) -> float:
-    """The schedule as simulated, then the update; of several pipelines, the sum of their gradients,
-    not hidden."""
+    """The simulated schedule, then the update.
+
+    Copies of a pipeline also sum their gradients, which is not hidden.
+    """
     num_copies = config.num_ranks // config.num_stage_ranks
     num_examples = -(-config.global_batch_size // num_copies)
     held = max(bytes_of_ranks(model, stage_bounds(config, model), config.pipeline))
@@ -134,8 +136,10 @@ def _pipeline(config: RunConfig, model: Model, machine: Machine) -> float:
 
 
 def _tensor(config: RunConfig, model: Model, machine: Machine) -> float:
-    """Every rank computes all examples with its share of the features; an all-reduce a pair and
-    direction."""
+    """Each rank computes its share of the features of all examples.
+
+    Each pair of layers needs one all-reduce in each direction.
+    """
     size, p = config.global_batch_size, config.num_ranks
     exchanges = sum(machine.allreduce(size * num_bytes, p) for num_bytes in tensor_exchanges(model))
     held = sum(block.parameter_bytes / (1 if block.split == WHOLE else p) for block in model.blocks)
@@ -143,8 +147,10 @@ def _tensor(config: RunConfig, model: Model, machine: Machine) -> float:
 
 
 def tensor_exchanges(model: Model) -> list[int]:
-    """Return the bytes an example of each all-reduce of a step: outputs of pairs, and gradients of
-    their inputs."""
+    """Return the bytes per example of each all-reduce of a step.
+
+    There is one for the outputs of each pair of layers, and one for the gradient of its inputs.
+    """
     outputs = [block.layer_bytes_per_example for block in model.blocks if block.split == BY_INPUT]
     inputs = [
         before.output_bytes_per_example

@@ -1,5 +1,4 @@
-"""Predictions of the cost model: beside measurements, where strategies swap places, for machines
-that are not here."""
+"""Predictions of the cost model: beside measurements, and for machines that were not measured."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ STRATEGIES = ("gradient_averaging", "pipeline", "tensor", "hybrid")
 
 @dataclass(frozen=True, kw_only=True)
 class AssumedMachine:
-    """A machine that was not measured: what is assumed of each of its ranks and messages, and where
-    that is from."""
+    """A machine that was not measured: what is assumed of its ranks and messages, with the
+    source."""
 
     name: str
     flops_per_second: float
@@ -67,11 +66,10 @@ T4 = AssumedMachine(  # one alone: it exchanges nothing
 def compare(
     records: Iterable[Record], models: Mapping[Architecture, Model], machine: Machine
 ) -> pd.DataFrame:
-    """Return measured and predicted seconds of a step and the error of the prediction, one row a
-    configuration.
+    """Return measured and predicted seconds of a step and the error, one row per configuration.
 
-    The measured seconds are the median over repeats; `error` is
-    predicted / measured - 1. Strategies without a cost model are left out.
+    The measured seconds are the median over repeats; `error` is predicted / measured - 1.
+    Strategies without a cost model are left out.
     """
     runs: dict[str, list[RunRecord]] = {}
     for record in records:
@@ -170,17 +168,18 @@ def _crossover(rows: pd.DataFrame, first: str, second: str) -> dict[str, Any]:
 
 
 def flops_per_second(model: Model) -> float:
-    """Return the rate of a rank at large batches: 2 operations a weight and example forward, 4
-    backward."""
+    """Return the rate of a rank at large batches.
+
+    An example needs 2 operations per weight forward and 4 backward.
+    """
     seconds = sum(block.forward.beta + block.backward.beta for block in model.blocks)
     return 6 * model.parameter_bytes / 4 / seconds
 
 
 def cores_like(model: Model, machine: Machine) -> AssumedMachine:
-    """Return a machine of many cores, each as fast as the one that was measured, and messages as
-    between two of them.
+    """Return a machine of many cores, each as fast as the measured one, with the same messages.
 
-    That its memory keeps up with all cores at once is assumed, and flatters it.
+    It assumes that the memory feeds all cores at once, which flatters the machine.
     """
     fixed = [cost.alpha for block in model.blocks for cost in (block.forward, block.backward)]
     return AssumedMachine(
@@ -196,7 +195,7 @@ def cores_like(model: Model, machine: Machine) -> AssumedMachine:
 
 
 def assumptions(machines: Iterable[AssumedMachine]) -> pd.DataFrame:
-    """Return what is assumed of machines that were not measured, a row each."""
+    """Return what is assumed of machines that were not measured, one row per machine."""
     return pd.DataFrame(
         [
             {
@@ -215,8 +214,10 @@ def assumptions(machines: Iterable[AssumedMachine]) -> pd.DataFrame:
 def predicted_crossover(
     machine: AssumedMachine, num_ranks: int, batches: Sequence[int], num_layers: int = 128
 ) -> int | None:
-    """Return the first batch size from which on gradient averaging beats what cuts the model, None
-    if at none."""
+    """Return the first batch size at which gradient averaging beats all ways to cut the model.
+
+    None if there is no such batch size.
+    """
     for batch in batches:
         table = predict(
             machine, num_ranks=num_ranks, global_batch_size=batch, num_layers=num_layers
@@ -228,8 +229,7 @@ def predicted_crossover(
 
 
 def deep_model(num_layers: int, width: int, machine: AssumedMachine) -> Model:
-    """Return a network of equal, square, fully connected layers, in float32, on an assumed
-    machine."""
+    """Return a network of equal, square, fully connected float32 layers on an assumed machine."""
     forward = 2 * width**2 / machine.flops_per_second
     blocks = [
         Block(
@@ -246,12 +246,11 @@ def deep_model(num_layers: int, width: int, machine: AssumedMachine) -> Model:
 
 
 def moved(config: RunConfig, model: Model, machine: AssumedMachine) -> Model:
-    """Return what a profiled mlp or cnn would cost on an assumed machine; any other model is a
-    ValueError.
+    """Return the costs of a profiled mlp or cnn on an assumed machine.
 
-    A pass takes the machine's fixed seconds and its operations at the machine's rate: 2 an example
-    for each weight at each position of the layer's output, twice as many backward. Loading and the
-    update count as a pass without any.
+    A pass takes the fixed seconds of the machine, plus its operations at the rate of the machine: 2
+    per example, weight and position of the output of the layer, and twice as many backward. Loading
+    and updating count as a pass without operations. Any other model is a ValueError.
     """
     if config.model not in ("mlp", "cnn"):
         raise ValueError(
@@ -285,14 +284,13 @@ def predict(
     num_layers: int,
     width: int = 1024,
 ) -> pd.DataFrame:
-    """Return predicted seconds, bubble and memory of a deep model's step on ranks that are not
-    here, a row a strategy.
+    """Return the predicted seconds, bubble and memory of a step of a deep model.
 
-    `speedup` is over one such rank with the same batch. A pipeline runs 1F1B with four
-    micro-batches a rank, at most 128; a hybrid has pipelines of about as many ranks as copies. What
-    cannot run is left out: a pipeline of more ranks than layers, gradient averaging on more ranks
-    than examples, a hybrid on fewer than four ranks. Memory is weights, gradient, momentum and live
-    activations of the fullest rank.
+    One row per strategy. `speedup` is over one such rank with the same batch. A pipeline runs 1F1B
+    with four micro-batches per rank, at most 128; a hybrid has pipelines of about as many ranks as
+    copies. What cannot run is left out: a pipeline of more ranks than layers, gradient averaging on
+    more ranks than examples, a hybrid on fewer than four ranks. Memory is the weights, gradient,
+    momentum and live activations of the fullest rank.
     """
     model = deep_model(num_layers, width, machine)
     alone = cost_model.step_seconds(
@@ -358,8 +356,7 @@ def _bubble(config: RunConfig, model: Model, machine: AssumedMachine) -> float:
 
 
 def memory_bytes(config: RunConfig, model: Model) -> float:
-    """Return the bytes of the fullest rank: weights, gradient, momentum, and the inputs that layers
-    keep."""
+    """Return the bytes of the fullest rank: weights, gradient, momentum and kept inputs."""
     p, size = config.num_ranks, config.global_batch_size
     outputs = sum(block.output_bytes_per_example for block in model.blocks)
     if config.strategy == "tensor":

@@ -1,5 +1,4 @@
-"""Rooflines: what each block of a model reaches of what its operations and bytes allow (Williams et
-al. 2009)."""
+"""Rooflines: the speed of each block beside what the machine allows (Williams et al. 2009)."""
 
 from __future__ import annotations
 
@@ -9,12 +8,12 @@ import pandas as pd
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a block of each RooflineRecord; `way` names how it was computed.
+    """Return one row per block of each RooflineRecord; `way` names how it was computed.
 
-    `intensity` is FLOP a byte, `flop_per_second` what was reached, `bound` the seconds that the
-    slower ceiling allows, `reached` that over the seconds measured, `limit` the ceiling's name.
-    `reached` is above 1 where a kernel is faster than the product that was measured, or skips
-    operations that are counted, or a cache spares moving bytes.
+    `intensity` is in FLOP a byte, `flop_per_second` is the measured rate, `bound` the seconds that
+    the slower ceiling allows, `limit` the name of that ceiling, and `reached` is `bound` over the
+    measured seconds. `reached` is above 1 where a kernel is faster than the measured product, skips
+    operations that are counted, or finds its bytes in a cache.
     """
     rows = []
     for record in frame.to_dict("records"):

@@ -1,5 +1,4 @@
-"""What each rank of a pipeline did when: measured events and simulated schedules in frames of one
-form."""
+"""Events of pipelines: measured steps and simulated schedules as frames of one form."""
 
 from __future__ import annotations
 
@@ -20,10 +19,10 @@ COLUMNS = ["activity", "stage", "microbatch", "start", "end"]
 
 
 def steps(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
-    """Return the events of all traced steps as a frame of step, rank, activity, stage, microbatch,
-    start, end.
+    """Return the events of all traced steps.
 
-    A step begins where a batch is loaded; the last one is step 0, and those before it count down.
+    Columns: step, rank, activity, stage, microbatch, start, end. A step begins where a batch is
+    loaded; the last one is step 0, and earlier ones have negative numbers.
     """
     frames = []
     for rank, events_of_rank in enumerate(events):
@@ -34,8 +33,7 @@ def steps(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
 
 
 def last_step(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
-    """Return the events of the last step; seconds count from the first forward pass of the step on
-    any rank."""
+    """Return the events of the last step; seconds count from its first forward pass on any rank."""
     frame = steps(events)
     last: pd.DataFrame = frame[frame["step"] == 0].reset_index(drop=True)
     origin = last.loc[last["activity"] == FORWARD, "start"].min()
@@ -45,8 +43,7 @@ def last_step(events: Sequence[Sequence[Sequence[Any]]]) -> pd.DataFrame:
 def predicted(
     schedule: str, pipeline: Pipeline, measured: pd.DataFrame, message_seconds: float = 0.0
 ) -> pd.DataFrame:
-    """Return what the schedule would be with the measured steps' median seconds of each stage's
-    passes."""
+    """Return the simulated schedule with the median seconds of each measured pass."""
     passes = measured[measured["activity"].isin(COMPUTATIONS)]
     medians = (
         (passes["end"] - passes["start"]).groupby([passes["activity"], passes["stage"]]).median()
@@ -59,7 +56,7 @@ def predicted(
 
 
 def simulated(events: Sequence[Event]) -> pd.DataFrame:
-    """Return simulated passes as a frame like that of measured ones."""
+    """Return simulated passes as a frame like that of measured events."""
     return pd.DataFrame(
         [
             (event.rank, event.action, event.stage, event.microbatch, event.start, event.end)
@@ -70,13 +67,12 @@ def simulated(events: Sequence[Event]) -> pd.DataFrame:
 
 
 def table(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Return how near traced pipelines came to their schedules, one row a label, medians over steps
-    and repeats.
+    """Return the share of their schedule that traced pipelines reach, one row per label.
 
-    `allowed` is the rate (examples/s) of the schedule simulated with the run's own median seconds
-    of each stage's passes, messages and updates being free; `share` is the measured rate over it.
-    `bubble` is the measured fraction, `bubble_simulated` that of the simulation, and
-    `bubble_formula` is (p - 1) / (m + p - 1).
+    Values are medians over steps and repeats. `allowed` is the rate (examples/s) of the schedule,
+    simulated with the median seconds of each pass of the run, with free messages and updates;
+    `share` is the measured rate over it. `bubble` is the measured fraction, `bubble_simulated` that
+    of the simulation, and `bubble_formula` is (p - 1) / (m + p - 1).
     """
     rows = pd.DataFrame([_row(record) for record in records if any(record.events)])
     labels = rows.groupby("label", sort=False)
@@ -103,8 +99,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
 
 
 def bubble_fraction(frame: pd.DataFrame) -> float:
-    """Return which fraction of the time from the first pass to the last the ranks are in neither
-    kind of pass."""
+    """Return the fraction of time, from the first pass to the last, that ranks are in no pass."""
     passes = frame[frame["activity"].isin(COMPUTATIONS)]
     span = passes["end"].max() - passes["start"].min()
     return float(1 - (passes["end"] - passes["start"]).sum() / (span * frame["rank"].nunique()))
@@ -116,10 +111,9 @@ def charts(
     machine: Machine,
     model: str,
 ) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
-    """Return the predicted and the measured passes of a step by label, for the traced runs of a
-    model.
+    """Return the predicted and the measured passes of a step, by label, for a model.
 
-    Of several runs with a label the last one is taken.
+    The last run with each label is taken.
     """
     last = {record.label: record for record in records if any(record.events)}
     return {

@@ -1,5 +1,4 @@
-"""All ways to train beside each other, and larger machines: what the notebook on them, the report
-and its headlines show."""
+"""All ways to train beside each other, and predictions for larger machines."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ SHOWN_NUM_RANKS = {"cores": (64, 128), "gpus": (8, 16)}
 
 
 def side_by_side(records: list[Record], models: Mapping[Architecture, Model]) -> pd.DataFrame:
-    """Return the speed and the costs of every way to train each model with each batch, a row
-    each."""
+    """Return the speed and costs of every way to train each model with each batch size."""
     speed = comparison.speed(store.frame(records))
     costs = comparison.costs(records, models)
     return speed.merge(costs, on=["model", *PROBLEM, "label"])
@@ -43,15 +41,17 @@ def larger_machines(
 ) -> dict[str, AssumedMachine]:
     """Return a node of cores like the measured ones, and GPUs, by kind.
 
-    The cores compute as the measured one did on the model with the most weights.
+    The cores are as fast as the measured one with the largest model.
     """
     largest = max(models, key=lambda architecture: models[architecture].parameter_bytes)
     return {"cores": predictions.cores_like(models[largest], machine), "gpus": predictions.V100}
 
 
 def larger_speedups(machines: Mapping[str, AssumedMachine]) -> dict[str, pd.DataFrame]:
-    """Return the predictions for a deep network on each kind of machine, a row a number of ranks
-    and strategy."""
+    """Return the predictions for a deep network on each kind of machine.
+
+    One row per number of ranks and strategy.
+    """
     return {
         kind: pd.concat([_on_ranks(machine, num_ranks) for num_ranks in LARGER_NUM_RANKS[kind]])
         for kind, machine in machines.items()
@@ -70,8 +70,10 @@ def largest_speedups(machines: Mapping[str, AssumedMachine]) -> pd.DataFrame:
 
 
 def larger_crossovers(machines: Mapping[str, AssumedMachine]) -> pd.Series[float]:
-    """Return the smallest batch size at which gradient averaging is predicted to be the fastest
-    strategy, by number of ranks and machine; missing where it is at none."""
+    """Return the smallest batch size at which gradient averaging is predicted to be fastest.
+
+    The index names the number of ranks and the machine. NaN where it is at no batch size.
+    """
     batches = {}
     for kind, machine in machines.items():
         for num_ranks in SHOWN_NUM_RANKS[kind]:

@@ -1,5 +1,4 @@
-"""Figures of the demonstration: curves that grow while networks train, and what the networks make
-of test digits."""
+"""Figures of the demonstration: learning curves, and predicted digits."""
 
 from __future__ import annotations
 
@@ -21,10 +20,9 @@ PROBABILITY_COLOURS = "Blues"
 
 
 def learning_curves(frame: pd.DataFrame) -> Figure:
-    """Draw training loss and test accuracy against steps: a column a model, a line a way to train.
+    """Draw training loss and test accuracy against steps: one column per model, one line per way.
 
-    Lines that lie on each other get thinner from the first to the last, so that all of them are
-    seen.
+    Later lines are thinner, so that lines on top of each other are all seen.
     """
     models = list(dict.fromkeys(frame["model"]))
     figure, axes = plt.subplots(
@@ -69,10 +67,10 @@ def side_by_side(
     labels: Sequence[int],
     probabilities: Mapping[str, np.ndarray[Any, Any]],
 ) -> Figure:
-    """Draw images [N, 28, 28] in a row, and below each what every network takes it for.
+    """Draw images [N, 28, 28] in a row, and below each the digit that every network predicts.
 
-    `probabilities` has an array [N or more, 10] a network. A cell shows the likeliest digit, in
-    brackets where it is wrong; the darker it is, the surer the network.
+    `probabilities` has an array [N or more, 10] for each network. Wrong digits are in brackets; a
+    darker cell means a higher probability.
     """
     shown = {name: rows[: len(images)] for name, rows in probabilities.items()}
     most = pd.DataFrame({name: rows.max(axis=1) for name, rows in shown.items()}).T
@@ -141,8 +139,10 @@ def one_digit(
 
 
 def speedup_bars(frame: pd.DataFrame) -> Axes:
-    """Draw the rate of each run over that of the serial run of its model: one short run each, so
-    without intervals."""
+    """Draw the rate of each run over that of the serial run of its model.
+
+    Each is one short run, so there are no intervals.
+    """
     serial = frame[frame["strategy"] == "serial"].set_index("model")["samples_per_second"]
     table = frame.assign(
         speedup=frame["samples_per_second"] / frame["model"].map(serial),

@@ -26,8 +26,10 @@ MIN_LABEL_SHARE = 0.03  # a bar narrower than this share of the chart has no roo
 
 
 def gantt(frame: pd.DataFrame, ax: Axes, title: str = "") -> Axes:
-    """Draw a bar an event, a row a rank, milliseconds to the right; passes carry the number of
-    their micro-batch."""
+    """Draw one bar per event and one row per rank, in milliseconds.
+
+    Passes carry the number of their micro-batch.
+    """
     _draw_bars(frame, ax)
     ranks = sorted(frame["rank"].unique())
     ax.set(
@@ -76,8 +78,10 @@ def _patch(activity: str) -> Patch:
 
 
 def side_by_side(charts: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figure:
-    """Draw a row a schedule: the predicted chart left, the measured one right, on the same axis,
-    bubbles as titles."""
+    """Draw one row per schedule: the predicted chart left, the measured one right.
+
+    Both share an axis, and their titles name the bubbles.
+    """
     figure, axes = plt.subplots(
         len(charts),
         2,

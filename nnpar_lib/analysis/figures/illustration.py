@@ -1,4 +1,4 @@
-"""The picture that explains data and model parallelism, drawn by code like all others."""
+"""The picture that explains data and model parallelism."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ WIDTH, HEIGHT, GAP = 1.6, 0.5, 0.45
 
 
 def data_and_model_parallelism() -> Figure:
-    """Draw two ranks of each kind: copies with half of the batch each, and one network cut between
-    its layers."""
+    """Draw two ranks of each kind: copies with half of the batch each, and one network cut in
+    two."""
     figure, axes = plt.subplots(
         1, 2, figsize=(1.35 * FIGURE_SIZE[0], 0.95 * FIGURE_SIZE[1]), layout="constrained"
     )

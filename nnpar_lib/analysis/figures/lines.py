@@ -1,5 +1,4 @@
-"""Lines of a figure: one a way to run, hollow points, labels at the ends, ticks where something was
-measured."""
+"""Lines of a figure: looks, hollow points, labels at the ends, and ticks at measured counts."""
 
 from __future__ import annotations
 
@@ -51,11 +50,10 @@ class End:
 def lines_of(
     table: pd.DataFrame, exclude: Sequence[str]
 ) -> Iterator[tuple[str, Style, pd.DataFrame]]:
-    """Yield label, look and rows of each line: rows that agree in all that tells runs apart,
-    `exclude` left out.
+    """Yield label, look and rows of each line.
 
-    Lines of one strategy share its marker and dash and differ in lightness, the last being the
-    darkest.
+    Rows of one line agree in all columns that vary, except those in `exclude`. Lines of one
+    strategy share marker and dash and differ in lightness; the last one is the darkest.
     """
     by = [c for c in scaling.keys(table) if c not in exclude]
     groups = [rows for _, rows in table.groupby(by, dropna=False, sort=False)]
@@ -68,8 +66,10 @@ def lines_of(
 
 
 def draw_line(ax: Axes, rows: pd.DataFrame, x: str, y: str, style: Style) -> None:
-    """Draw one line in the order of x, with whiskers from `low` to `high` and hollow points where
-    oversubscribed."""
+    """Draw one line in the order of x, with whiskers from `low` to `high`.
+
+    Oversubscribed points are hollow.
+    """
     rows = rows.sort_values(x)
     ax.plot(rows[x], rows[y], color=style.colour, linestyle=style.dash, zorder=2)
     whiskers = [rows[y] - rows["low"], rows["high"] - rows[y]]
@@ -101,8 +101,8 @@ def draw_line(ax: Axes, rows: pd.DataFrame, x: str, y: str, style: Style) -> Non
 def draw_lines(
     ax: Axes, table: pd.DataFrame, x: str, y: str, exclude: Sequence[str] = ()
 ) -> list[End]:
-    """Draw every line of a table and return the ends of them, to be labelled when the axes have
-    their limits."""
+    """Draw every line of a table; return the ends, to be labelled once the limits of the axes are
+    set."""
     ends = []
     for label, style, rows in lines_of(table, [x, *exclude]):
         draw_line(ax, rows, x, y, style)
@@ -112,11 +112,10 @@ def draw_lines(
 
 
 def label_ends(ax: Axes, ends: Sequence[End]) -> None:
-    """Write each label right of its line's end: inside the axes where there is room for it, else
-    outside.
+    """Write each label right of the end of its line, inside the axes if there is room.
 
-    Labels of lines that end in the same place are nudged apart, with a thin leader to the line.
-    Call it last: it reads the limits and the scale of the axes.
+    Labels of lines that end in the same place are moved apart, with a thin leader to the line. Call
+    it last: it reads the limits and the scale of the axes.
     """
     columns: dict[float, list[End]] = {}
     for end in ends:
@@ -127,8 +126,8 @@ def label_ends(ax: Axes, ends: Sequence[End]) -> None:
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Return centres as near to those wanted as boxes of these heights can lie without overlap,
-    within [0, 1]."""
+    """Return centres near the wanted ones such that boxes of these heights do not overlap in [0,
+    1]."""
     order = np.argsort(wanted, kind="stable")
     height = np.asarray(heights, dtype=float)[order]
     offsets = (
@@ -142,8 +141,10 @@ def spread(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
 
 
 def count_axis(ax: Axes, counts: Iterable[float], formatter: Formatter | None = None) -> None:
-    """Make x logarithmic with ticks at the counts that were measured; of two labels too near, one
-    is left out."""
+    """Make x logarithmic with ticks at the measured counts.
+
+    Of two labels that would overlap, one is left out.
+    """
     values = sorted({float(c) for c in counts})
     margin = max(1.12, (values[-1] / values[0]) ** 0.05)
     ax.set(xscale="log", xlim=(values[0] / margin, values[-1] * margin))
@@ -160,7 +161,7 @@ def value_axis(axis: Axis, unit: str = "") -> None:
 
 
 def ratio_axis(axis: Axis) -> None:
-    """Give a logarithmic axis ticks at powers of two, and half way between where there are few."""
+    """Give a logarithmic axis ticks at powers of two, and half way between if they are few."""
     low, high = _widened(axis, 3)
     exponents = range(math.floor(math.log2(low)) - 1, math.ceil(math.log2(high)) + 1)
     powers, between = (
@@ -171,8 +172,7 @@ def ratio_axis(axis: Axis) -> None:
 
 
 def set_ticks(axis: Axis, values: Sequence[float], formatter: Formatter) -> None:
-    """Put ticks at the values, nowhere else; of labels that would overlap on a log axis the later
-    is left out."""
+    """Put ticks at these values only; labels that would overlap on a log axis are left out."""
     axis.set_major_locator(FixedLocator(list(values)))
     axis.set_minor_locator(NullLocator())
     low, high = np.log(axis.get_view_interval())
@@ -185,7 +185,7 @@ def set_ticks(axis: Axis, values: Sequence[float], formatter: Formatter) -> None
 
 
 def note(ax: Axes, table: pd.DataFrame) -> None:
-    """Say above the axes what hollow points and whiskers mean, where there are any."""
+    """Explain hollow points and whiskers above the axes, if there are any."""
     parts = []
     if table["oversubscribed"].astype(bool).any():
         parts.append("hollow: more ranks \N{MULTIPLICATION SIGN} threads than cores")
@@ -198,15 +198,13 @@ def note(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def lighten(colour: str, share: float) -> str:
-    """Return the colour nearer to white, for a sibling of a line: 0 leaves it, 1 is the lightest
-    still seen."""
+    """Return a colour nearer to white: 0 leaves it, 1 is the lightest that can be seen."""
     red, green, blue = (c + (1 - c) * 0.7 * share for c in to_rgb(colour))
     return to_hex((red, green, blue))
 
 
 def _widened(axis: Axis, factor: float) -> tuple[float, float]:
-    """Return the limits of a logarithmic axis, set further apart where they span less than a
-    factor."""
+    """Return the limits of a logarithmic axis, widened if they span less than a factor."""
     low, high = axis.get_view_interval()
     grow = max(1.0, math.sqrt(factor * low / high))
     axis.set_view_interval(low / grow, high * grow, ignore=True)
@@ -256,8 +254,8 @@ def _style_of_rows(table: pd.DataFrame) -> list[Style]:
 def _distinctions(
     row: pd.Series[Any], by: Sequence[str], table: pd.DataFrame, same: pd.DataFrame
 ) -> list[str]:
-    """Return what a label must say beyond the strategy: what varies among its lines, and how many
-    workers it has."""
+    """Return what a label says beyond the strategy: the values that vary, and the number of
+    workers."""
     on_one_rank = row["strategy"] in SINGLE_RANK_STRATEGIES
     phrases = []
     for column in by:

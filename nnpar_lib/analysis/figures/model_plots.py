@@ -1,5 +1,4 @@
-"""Figures of the cost model and of all strategies beside each other: frames and axes in, axes
-out."""
+"""Figures of the cost model and of all strategies beside each other."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ from nnpar_lib.analysis.figures.theme import FIGURE_SIZE, GREY, INK, new_axes, s
 
 
 def predicted_against_measured(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw each configuration of `predictions.compare` as a point; within the grey band the error
-    is below 20 %.
+    """Draw each configuration of `predictions.compare` as a point, with a grey band of 20 %.
 
     Points are hollow where there were more ranks than cores.
     """
@@ -60,8 +58,7 @@ def predicted_against_measured(table: pd.DataFrame, ax: Axes | None = None) -> A
 
 
 def speedups(table: pd.DataFrame) -> Figure:
-    """Draw the speedup of `comparison.speed` over the best serial run: a panel a model, a bar a way
-    and batch size.
+    """Draw the speedups of `comparison.speed`: one panel per model, one bar per way and batch size.
 
     Bars are hollow where there were more ranks than cores.
     """
@@ -109,8 +106,7 @@ def _speedup_bars(ax: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
 
 
 def predicted_speedups(table: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw predicted speedups of `predictions.predict` against ranks, one line a strategy, all
-    dashed: not measured."""
+    """Draw the speedups of `predictions.predict` against ranks, one dashed line per strategy."""
     ax = ax or new_axes()
     ends = []
     counts = sorted(table["num_ranks"].unique())
@@ -135,8 +131,7 @@ def predicted_speedups(table: pd.DataFrame, title: str = "", ax: Axes | None = N
 
 
 def microbatches(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw measured and predicted throughput of a pipeline against the number of micro-batches, a
-    line a schedule."""
+    """Draw measured and predicted throughput of a pipeline against the number of micro-batches."""
     ax = ax or new_axes()
     ends = []
     for i, (schedule, rows) in enumerate(

@@ -1,9 +1,8 @@
-"""The figures of the report: a frame of records and axes in, axes out; nothing is written but by
-`save`.
+"""The figures of the report: records and axes in, axes out; only `save` writes files.
 
 Points are medians over repeats, whiskers their quartiles. A strategy looks the same in every
-figure; its points are hollow where there were more workers than cores. Filter the frame first where
-it holds what does not belong together.
+figure; its points are hollow where there were more workers than cores. Filter the frame first if it
+holds experiments that do not belong together.
 """
 
 from __future__ import annotations
@@ -67,8 +66,10 @@ IDEAL: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "zo
 
 
 def strong_scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw speedup over one serial thread against ranks, at a fixed global batch size; linear
-    speedup is dashed."""
+    """Draw speedup over one serial thread against ranks, at a fixed global batch size.
+
+    Linear speedup is dashed.
+    """
     ax = ax or new_axes()
     table = scaling.strong_scaling(frame)
     counts = sorted(table["num_ranks"].unique())
@@ -98,8 +99,7 @@ def weak_scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def threads_against_ranks(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw throughput against cores: threads of one process beside ranks of so many threads
-    each."""
+    """Draw throughput against cores, used as threads of one process and as ranks."""
     ax = ax or new_axes()
     table = _rates(frame)
     table["num_cores"] = table["num_ranks"] * table["threads_per_rank"]
@@ -137,7 +137,7 @@ def images(pictures: Iterable[Any], labels: Iterable[Any], num_columns: int = 8)
 
 
 def throughput(frame: pd.DataFrame, x: str = "global_batch_size", ax: Axes | None = None) -> Axes:
-    """Draw throughput against a parameter that was varied, one line a way to run."""
+    """Draw throughput against a parameter that was varied, one line per way to run."""
     ax = ax or new_axes()
     table = _rates(frame, x)
     ends = lines.draw_lines(ax, table, x, "median")
@@ -148,8 +148,10 @@ def throughput(frame: pd.DataFrame, x: str = "global_batch_size", ax: Axes | Non
 
 
 def accuracy_curves(frame: pd.DataFrame, x: str = "epoch", ax: Axes | None = None) -> Axes:
-    """Draw test accuracy against `epoch`, `step`, `examples` or `train_seconds`: median and range
-    over runs."""
+    """Draw median and range of the test accuracy over runs.
+
+    `x` is `epoch`, `step`, `examples` or `train_seconds`.
+    """
     ax = ax or new_axes()
     table = _evaluations(frame, x)
     ends = []
@@ -186,8 +188,7 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "epoch", ax: Axes | None = Non
 
 
 def allreduce(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw seconds of an all-reduce against the numbers that it sums, one line an all-reduce, both
-    logarithmic."""
+    """Draw the seconds of each all-reduce against its size, both logarithmic."""
     ax = ax or new_axes()
     table = scaling.bandwidth(frame)
     ends, groups = [], ["allreduce", "num_ranks", "dtype"]
@@ -214,11 +215,10 @@ def allreduce(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw seconds an epoch of each `label`, in order of appearance from the top; that of `serial`
-    is the dashed line.
+    """Draw seconds an epoch of each `label`, in order of appearance from the top.
 
-    An epoch is as many examples as the training set holds (`scaling.seconds_per_epoch`), unless the
-    frame brings a column `seconds_per_epoch` of its own.
+    The dashed line is that of `serial`. An epoch has as many examples as the training set
+    (`scaling.seconds_per_epoch`), unless the frame has a column `seconds_per_epoch`.
     """
     ax = ax or new_axes(frame["label"].nunique())
     if "seconds_per_epoch" not in frame:
@@ -242,8 +242,7 @@ def ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def time_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw which part of the training time went into computing, communicating, waiting and the
-    rest, one bar a way."""
+    """Draw the shares of the training time: computing, communicating, waiting, rest."""
     table = scaling.time_split(frame)
     ax = ax or new_axes(len(table))
     labels = {i: label for label, _, rows in lines.lines_of(table, []) for i in rows.index}
@@ -281,8 +280,7 @@ def time_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def _draw_against_ranks(ax: Axes, table: pd.DataFrame, y: str) -> list[End]:
-    """Draw the lines; what runs on one rank only goes on as a thin level line, to be compared with
-    at every count."""
+    """Draw the lines; runs on one rank are continued as a thin level line."""
     right = ax.get_xlim()[1]
     ends = []
     for label, style, rows in lines.lines_of(table, ["num_ranks"]):
@@ -314,8 +312,10 @@ def _draw_rung(ax: Axes, position: float, row: pd.Series[Any], style: Style) -> 
 
 
 def _write_seconds(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the line of the serial rung and write each bar's seconds at its end, or past that line
-    where it is near."""
+    """Draw the line of the serial rung, and write the seconds of each bar at its end.
+
+    They stand past that line if it is near.
+    """
     serial = [float(s) for s in table[table["label"] == "serial"]["median"]]
     for seconds in serial:
         ax.axvline(seconds, **{**IDEAL, "color": INK, "zorder": 3})

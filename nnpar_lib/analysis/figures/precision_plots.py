@@ -37,8 +37,7 @@ def speedups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def roofline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw FLOP/s against FLOP a byte, a point a block, numbered, under the two ceilings of each
-    precision."""
+    """Draw FLOP/s against FLOP a byte, one numbered point per block, under two ceilings."""
     ax = ax or plt.subplots()[1]
     rows = rooflines.table(frame)
     reach = np.geomspace(rows["intensity"].min() / 2, rows["intensity"].max() * 2, 100)

@@ -1,5 +1,4 @@
-"""The figures of scaling regimes: steps and time to a goal against the batch size, and the gradient
-noise scale.
+"""The figures of scaling regimes: steps and seconds to a goal, and the gradient noise scale.
 
 Points are medians over fresh seeds with their 95 % intervals. Rows of runs are those of
 `nnpar_lib.analysis.regimes`.
@@ -34,12 +33,11 @@ BATCH_LABEL = "global batch size (examples)"
 def three_regimes(
     runs: pd.DataFrame, goal_error: float | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw steps to a goal against the batch size, with the fit, perfect scaling dashed, and the
-    regimes shaded.
+    """Draw steps to a goal against the batch size, with the fit, and the regimes shaded.
 
-    The hardest goal that was reached at each batch size is drawn unless one is named. No regime is
-    shaded where the fit is undetermined, or where no slope shows it. Hollow points are the best
-    single trials of the search.
+    Perfect scaling is dashed. The default is the hardest goal that each batch size reached. No
+    regime is shaded where the fit is undetermined, or where no slope shows it. Hollow points are
+    the best single trials of the search.
     """
     ax = ax or new_axes()
     rows = _one_goal(runs, goal_error)
@@ -78,8 +76,7 @@ def three_regimes(
 
 
 def several(groups: Mapping[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
-    """Draw the steps of several studies, or goals, against the batch size, one line each, labelled
-    at its end."""
+    """Draw the steps of several studies or goals against the batch size, one labelled line each."""
     ax = ax or new_axes()
     ends: list[End] = []
     tables = {name: regimes.study(rows) for name, rows in groups.items()}
@@ -106,11 +103,10 @@ def time_to_goal(
     whole: pd.DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the seconds to one goal against the batch size, a line a number of ranks; a ring marks
-    the fastest.
+    """Draw the seconds to one goal against the batch size, one line per number of ranks.
 
-    `predicted` (of `time_to_goal.predicted`) is drawn dotted, and `whole` (of
-    `parallel_trials.seconds_to_goal`), what runs to the goal took in one piece, as crosses.
+    A ring marks the fastest. `predicted` (of `time_to_goal.predicted`) is dotted; `whole` (of
+    `parallel_trials.seconds_to_goal`), the seconds of whole runs, are crosses.
     """
     ax = ax or new_axes()
     lines.count_axis(ax, table["batch_size"])
@@ -139,11 +135,10 @@ def _draw_seconds(ax: Axes, rows: pd.DataFrame, look: Style, **style: Any) -> No
 
 
 def local_sgd(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw what local SGD needs until the goal against the averaging interval, relative to the
-    shortest interval.
+    """Draw the cost of local SGD until the goal against the averaging interval.
 
-    Samples, with their intervals, and exchanges of weights; dashed are the exchanges if no interval
-    cost samples.
+    Samples with their intervals and exchanges of weights are relative to the shortest interval. The
+    dashed line has the exchanges if no interval cost samples.
     """
     ax = ax or new_axes()
     lines.count_axis(ax, table["average_every"])
@@ -193,8 +188,7 @@ def _draw_costs_of_intervals(ax: Axes, table: pd.DataFrame) -> list[End]:
 def noise_scale(
     table: pd.DataFrame, b_crit: regimes.Interval | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw the gradient noise scale while training, and the fitted B_crit with its interval as a
-    band."""
+    """Draw the gradient noise scale while training, and the fitted B_crit with its interval."""
     ax = ax or new_axes()
     ax.plot(table["step"], table["noise_scale"], color=LOOKS[0].colour, marker=LOOKS[0].marker)
     top = float(table[["noise_scale", "high"]].replace(np.inf, 0).to_numpy().max())
@@ -224,8 +218,7 @@ def noise_scale(
 def _draw_points(
     ax: Axes, rows: pd.DataFrame, look: Style, name: str, *, joined: bool = False
 ) -> list[End]:
-    """Draw medians with their intervals; return where the label goes, nothing where there are no
-    points."""
+    """Draw medians with their intervals; return where the label goes, if there are points."""
     if rows.empty:
         return []
     whiskers = np.clip(
@@ -253,8 +246,7 @@ def _draw_points(
 
 
 def _draw_fit(ax: Axes, rows: pd.DataFrame, reached: pd.DataFrame) -> list[End]:
-    """Draw the preferred curve, perfect scaling from its first point on, and shade the regimes that
-    it tells apart."""
+    """Draw the preferred curve and perfect scaling from its first point; shade the regimes."""
     fits = regimes.fits(rows)
     preferred = fits[fits["preferred"]]
     if preferred.empty:
@@ -276,18 +268,16 @@ def _draw_fit(ax: Axes, rows: pd.DataFrame, reached: pd.DataFrame) -> list[End]:
 
 
 def _step_axis(ax: Axes) -> None:
-    """Give the steps ticks at powers of two, as the batch sizes have them."""
+    """Give the steps ticks at powers of two, like the batch sizes."""
     low, high = ax.get_ylim()
     powers = 2.0 ** np.arange(np.ceil(np.log2(low)), np.floor(np.log2(high)) + 1)
     lines.set_ticks(ax.yaxis, list(powers), FuncFormatter(lambda value, _: f"{value:.0f}"))
 
 
 def _shade(ax: Axes, borders: Sequence[float], claimed: set[str]) -> None:
-    """Shade and name the regimes between the ends of the axes and the batch sizes where the fit has
-    them change.
+    """Shade and name the regimes between the batch sizes where the fit changes regime.
 
-    One that the slope at no batch size shows by itself is named with a question mark and left
-    white.
+    A regime that no slope shows by itself is white, and its name has a question mark.
     """
     left, right = ax.get_xlim()
     edges = np.clip([left, *borders, right], left, right)

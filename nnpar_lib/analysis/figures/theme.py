@@ -1,5 +1,4 @@
-"""How figures look and how they are written: one theme, one look a strategy, SVG and PNG with their
-alt text."""
+"""The theme of all figures, the look of each strategy, and SVG and PNG files with alt text."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ INK = "#222222"
 
 @dataclass(frozen=True)
 class Style:
-    """The look of a strategy: a label for people; colour, marker and dash, each of which alone
-    tells it apart."""
+    """The look of a strategy: its label, and a colour, marker and dash that each identify it."""
 
     label: str
     colour: str
@@ -87,26 +85,23 @@ def theme() -> None:
 
 
 def style_of(strategy: str, allreduce: str | None = None) -> Style:
-    """Return the look of a strategy, the same in every figure; one that is not listed is drawn in
-    grey by its name."""
+    """Return the look of a strategy, the same in every figure; grey for one that is not listed."""
     unlisted = Style(strategy.replace("_", " "), GREY, "*", (0, (3, 1)))
     return STYLES.get(f"{strategy}/{allreduce}") or STYLES.get(strategy) or unlisted
 
 
 def new_axes(num_bars: int | None = None) -> Axes:
-    """Return the axes of a new figure of the usual size, or of a height that suits so many
-    horizontal bars."""
+    """Return the axes of a new figure, of the usual height or one that suits `num_bars` bars."""
     height = FIGURE_SIZE[1] if num_bars is None else 1.1 + 0.48 * num_bars
     _, ax = plt.subplots(figsize=(FIGURE_SIZE[0], height), layout="constrained")
     return ax
 
 
 def save(figure: Figure, folder: str | Path, name: str, alt: str) -> list[Path]:
-    """Write `name`.svg and `name`.png into a folder, which is made where needed, and return their
-    paths.
+    """Write `name`.svg and `name`.png into a folder, which is made if needed; return their paths.
 
-    The alternative text becomes the SVG's `<desc>` and the PNG's description, for readers who do
-    not see the picture. The same figure gives the same bytes: no date, no random ids.
+    The alternative text becomes the `<desc>` of the SVG and the description of the PNG, for readers
+    who do not see the picture. The same figure gives the same bytes: no date, no random ids.
     """
     if not alt.strip():
         raise ValueError(f"figure {name!r} has no alt text; say in a sentence or two what it shows")

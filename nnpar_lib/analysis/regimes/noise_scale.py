@@ -1,7 +1,7 @@
 """The gradient noise scale from norms before and after an all-reduce (McCandlish et al. 2018,
 appendix A.1).
 
-A frame of norms has a row a step, as `nnpar_lib.trainers.tasks.gradient_noise.gradient_norms`
+A frame of norms has one row per step, as `nnpar_lib.trainers.tasks.gradient_noise.gradient_norms`
 measures them: `step`, `small_square_norm` and `small_batch_size` of a rank's mean gradient,
 `big_square_norm` and `big_batch_size` of all ranks' together, and `num_examples` of the training
 set.
@@ -18,12 +18,11 @@ NUM_RESAMPLES = 1000
 
 
 def noise_and_signal(norms: pd.DataFrame) -> tuple[Array, Array]:
-    """Return for each row unbiased estimates of tr(Sigma), the noise of one example, and of |G|^2,
-    the signal.
+    """Return unbiased estimates of tr(Sigma), the noise of one example, and of |G|^2, the signal.
 
-    An epoch's batches are drawn without replacement from N examples: the variance of the mean of B
-    of them is tr(Sigma) (1/B - 1/N). The difference of two such norms is free of N; the signal is
-    not.
+    The batches of an epoch are drawn without replacement from N examples: the variance of the mean
+    of B of them is tr(Sigma) (1/B - 1/N). The difference of two such norms does not depend on N;
+    the signal does.
     """
     small, big = (norms[f"{size}_square_norm"].to_numpy(dtype=float) for size in ("small", "big"))
     num_small, num_big = (
@@ -35,13 +34,12 @@ def noise_and_signal(norms: pd.DataFrame) -> tuple[Array, Array]:
 
 
 def noise_scale(norms: pd.DataFrame, num_windows: int = 8) -> pd.DataFrame:
-    """Return B_simple = tr(Sigma) / |G|^2 along training, a row a window of as many measurements
-    each.
+    """Return B_simple = tr(Sigma) / |G|^2 along training, one row per window of measurements.
 
     Columns: the median `step` of a window, `noise_scale` in examples with its 95 % interval `low`,
-    `high`, and how many measurements it comes from. Noise and signal are averaged over the window
-    first and then divided: a mean of ratios would be biased, and a single signal may come out
-    negative. The value is infinite where the mean signal is not positive: the noise hides it.
+    `high`, and the number of measurements. Noise and signal are averaged over the window and then
+    divided: a mean of ratios is biased, and a single signal may be negative. The value is infinite
+    where the mean signal is not positive.
     """
     noise, signal = noise_and_signal(norms)
     generator = np.random.default_rng(0)

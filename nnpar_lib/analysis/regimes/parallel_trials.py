@@ -1,5 +1,4 @@
-"""What runs to goals on several ranks show: equal counts of steps, seconds, and what local SGD pays
-and saves.
+"""Runs to goals on several ranks: equal steps, seconds, and the cost of local SGD.
 
 Frames are those of `nnpar_lib.records.store.frame`, of records of kind "trial".
 """
@@ -13,20 +12,18 @@ from nnpar_lib.analysis import regimes
 
 
 def by_goal(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each goal of each run: `goal_error`, and `steps`, NaN where it was not
-    reached."""
+    """Return one row per run and goal: `goal_error`, and `steps`, NaN if it was not reached."""
     rows = frame[frame["kind"] == "trial"].explode(["goal_errors", "steps"], ignore_index=True)
     rows = rows.rename(columns={"goal_errors": "goal_error", "global_batch_size": "batch_size"})
     return rows.astype({"goal_error": float, "steps": float})
 
 
 def equal_counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Compare the steps of ranks with those of one rank, run by run; a row a batch size and number
-    of ranks.
+    """Compare the steps of several ranks with those of one rank, run by run.
 
-    Columns: `num_pairs` of runs to a goal with the same seed, `num_equal` of them,
-    `largest_difference` in steps relative to one rank's, and the medians `steps` and `serial_steps`
-    at the hardest goal.
+    One row per batch size and number of ranks. Columns: `num_pairs` of runs to a goal with the same
+    seed, `num_equal` of them, `largest_difference` in steps relative to those of one rank, and the
+    medians `steps` and `serial_steps` at the hardest goal.
     """
     rows = by_goal(frame)
     counts = rows.pivot_table(
@@ -53,10 +50,10 @@ def equal_counts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def seconds_to_goal(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the median seconds that runs trained until the hardest goal, with an interval, by
-    batch size and ranks.
+    """Return the median seconds until the hardest goal, with an interval.
 
-    Runs that did not reach it are left out; `num_runs` says how many did.
+    One row per batch size and number of ranks. Runs that did not reach the goal are left out;
+    `num_runs` counts the others.
     """
     rows = by_goal(frame)
     rows = rows[(rows["goal_error"] == rows["goal_error"].min()) & rows["steps"].notna()]

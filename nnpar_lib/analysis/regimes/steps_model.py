@@ -1,9 +1,8 @@
-"""How steps to a goal fall with the batch size: two curves, fitted in log space to many resamples
-at once.
+"""Curves of steps to a goal against the batch size, fitted in log space to many resamples.
 
-S^q = S_min^q + (E_min / B)^q, with E_min = S_min B_crit the examples that tiny batches need. With q
-= 1 it is S = S_min (1 + B_crit / B), the hyperbola of McCandlish et al. (2018); a larger q makes
-the bend between the two asymptotes sharper.
+S^q = S_min^q + (E_min / B)^q, where E_min = S_min B_crit are the examples that tiny batches need.
+With q = 1 it is S = S_min (1 + B_crit / B), the hyperbola of McCandlish et al. (2018); a larger q
+makes the bend between the two asymptotes sharper.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def fit(batch_sizes: npt.ArrayLike, steps: npt.ArrayLike, form: str = "hyperbola
 
 def aicc(rss: float, num_points: int, form: str) -> float:
     """Return Akaike's criterion, corrected for few points (Hurvich and Tsai 1989); infinite for too
-    few of them."""
+    few."""
     k = NUM_PARAMETERS[form] + 1  # the variance of the residuals is estimated too
     if num_points <= k + 1:
         return math.inf

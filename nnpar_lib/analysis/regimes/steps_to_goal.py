@@ -1,10 +1,9 @@
-"""Scaling regimes: does doubling the batch halve the steps to a goal? Tables with intervals, from
-any measurements.
+"""Scaling regimes: does doubling the batch halve the steps to a goal?
 
-A frame of runs has a row a run: `batch_size`, `steps` (NaN where the goal was not reached before
-the run was stopped) and, where it holds them, `goal_error` and `stage`. Where there are stages, the
-rows of stage "estimate" (fresh seeds) are what is estimated from, and those of stage "search" give
-the best of N. Intervals are 95 % percentile bootstraps over runs.
+A frame of runs has one row per run: `batch_size`, `steps` (NaN if the run was stopped before the
+goal) and, optionally, `goal_error` and `stage`. With stages, rows of stage "estimate" (fresh seeds)
+give the estimates, and those of stage "search" give the best of N. Intervals are 95 % percentile
+bootstraps over runs.
 """
 
 from __future__ import annotations
@@ -73,16 +72,16 @@ class Resamples:
 
 
 def estimates(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that estimate the steps: those on fresh seeds where the frame tells stages
-    apart, else all."""
+    """Return the rows that give estimates: those of stage "estimate" if there are stages, else
+    all."""
     return runs[runs["stage"] == "estimate"] if "stage" in runs else runs
 
 
 def resample(runs: pd.DataFrame, num_resamples: int = NUM_RESAMPLES) -> Resamples:
-    """Resample the runs of each batch size with replacement and take medians; the same frame gives
-    the same resamples.
+    """Resample the runs of each batch size with replacement and take medians.
 
-    A run that did not reach the goal took more steps than any that did.
+    A run that did not reach the goal took more steps than any that did. The same frame gives the
+    same resamples.
     """
     for column in ("batch_size", "steps"):
         if column not in runs:
@@ -102,22 +101,20 @@ def resample(runs: pd.DataFrame, num_resamples: int = NUM_RESAMPLES) -> Resample
 
 
 def study(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each goal and batch size: steps, their interval, best of N, local slope, and
-    the regime.
+    """Return steps, best of N, local slope and regime, one row per goal and batch size.
 
-    Columns: `goal_error` (where the runs have it), `batch_size`, `median_steps` with `low` and
-    `high`, `num_runs`, `num_reached`, `best_of_n` with `winners_curse` (median / best of N),
-    `slope` with `slope_low` and `slope_high`, `regime`, and `status`: reached, or not reached.
+    Columns: `goal_error` (if the runs have it), `batch_size`, `median_steps` with `low` and `high`,
+    `num_runs`, `num_reached`, `best_of_n` with `winners_curse` (median / best of N), `slope` with
+    `slope_low` and `slope_high`, `regime`, and `status`: reached, or not reached.
     """
     return pd.DataFrame([row for _, rows in goals_of(runs) for row in _rows_of_goal(rows)])
 
 
 def local_slopes(samples: Resamples) -> tuple[Array, Array]:
-    """Return d log S / d log B at each batch size, [n] and [R, n]: a line through it and two
-    neighbours to each side.
+    """Return d log S / d log B at each batch size, [n] and [R, n].
 
-    The window is cut off at the ends, and by batch sizes that do not reach the goal. NaN where less
-    than 3 are left.
+    It is the slope of a line through the batch size and two neighbours to each side. The window
+    ends at the first batch size that did not reach the goal. NaN if it holds fewer than 3.
     """
     num = len(samples.batch_sizes)
     slopes, resampled = np.full(num, np.nan), np.full(samples.resampled.shape, np.nan)
@@ -134,8 +131,10 @@ def local_slopes(samples: Resamples) -> tuple[Array, Array]:
 
 
 def regime(slope: Interval) -> str:
-    """Return the regime that an interval of the slope lies in, undetermined where it straddles or
-    is too wide."""
+    """Return the regime of an interval of the slope.
+
+    It is undetermined if the interval is too wide or lies in two regimes.
+    """
     if not slope.high - slope.low <= MAX_INTERVAL:  # NaN too
         return UNDETERMINED
     if slope.high < PERFECT_SLOPE:
@@ -146,21 +145,20 @@ def regime(slope: Interval) -> str:
 
 
 def fits(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each goal and form of curve: its parameters with intervals, and how well it
-    fits.
+    """Return the parameters of each curve with intervals, and how well it fits.
 
-    `b_crit`, `s_min`, `e_min`, `q` and the batch sizes `ends_perfect`, `begins_maximal` (where the
-    slope passes -0.8 and -0.2) and `overhead_20` (20 % more examples than tiny batches need) each
-    have `_low` and `_high`. `rmse` and `left_out_rmse` are in log steps, `aicc` compares; the
-    better one is `preferred`. A B_crit whose interval reaches out of the range of the batch sizes
-    is no finding: `status` is then undetermined, as with fewer than 5 batch sizes.
+    One row per goal and form of curve. `b_crit`, `s_min`, `e_min`, `q` and the batch sizes
+    `ends_perfect`, `begins_maximal` (where the slope passes -0.8 and -0.2) and `overhead_20` (20 %
+    more examples than tiny batches need) each have `_low` and `_high`. `rmse` and `left_out_rmse`
+    are in log steps; the form with the smaller `aicc` is `preferred`. `status` is undetermined
+    where the interval of B_crit leaves the range of the batch sizes, or with fewer than 5 batch
+    sizes.
     """
     return pd.DataFrame([row for _, rows in goals_of(runs) for row in _fits_of_goal(rows)])
 
 
 def hardest_goal(table: pd.DataFrame) -> float:
-    """Return the hardest goal of a table of `study` that every batch size reached; if there is
-    none, of all goals."""
+    """Return the hardest goal that every batch size reached; if there is none, the hardest goal."""
     complete = table.groupby("goal_error")["status"].apply(
         lambda status: bool((status == "reached").all())
     )
@@ -174,10 +172,10 @@ def compare(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def steps_ratio(base: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
-    """Return the steps of one study over those of another, a row a batch size at which both reached
-    their one goal.
+    """Return the steps of one study over those of another, one row per batch size.
 
-    Columns: `batch_size`, `ratio` with `low` and `high`; below 1 `compared` needs fewer steps.
+    Batch sizes at which either study did not reach its one goal are left out. Columns:
+    `batch_size`, `ratio` with `low` and `high`; below 1 `compared` needs fewer steps.
     """
     below, above = resample(base), resample(compared)
     # one generator draws both resamples: a shuffle of one side makes them independent
@@ -195,8 +193,8 @@ def steps_ratio(base: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def interval(value: float, samples: Array) -> Interval:
-    """Return a value with the 2.5 % and 97.5 % quantiles of its resamples; NaN where some of them
-    are missing."""
+    """Return a value with the 2.5 % and 97.5 % quantiles of its resamples; NaN if some are
+    missing."""
     low, high = np.quantile(samples, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
 

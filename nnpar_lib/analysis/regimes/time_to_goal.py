@@ -1,7 +1,7 @@
-"""What a larger batch is worth: steps and seconds to a goal when it doubles, and on more ranks.
+"""Steps and seconds to a goal when the batch doubles, and on more ranks.
 
 Frames of runs are those of `nnpar_lib.analysis.regimes`; `step_seconds` are measured times of a
-step, with columns `num_ranks`, `batch_size` and `seconds`, a row a repeat.
+step, with columns `num_ranks`, `batch_size` and `seconds`, one row per repeat.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ HALVES, LESS, NO_GAIN = "halves", "less than halves", "no gain"
 
 
 def step_seconds(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the seconds of a step of each run of a frame made by
-    `nnpar_lib.records.store.frame`."""
+    """Return the seconds of a step of each training run of a frame of records."""
     runs = runs_of(records)
     return pd.DataFrame(
         {
@@ -43,11 +42,11 @@ def step_seconds(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def doublings(runs: pd.DataFrame, step_seconds: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return a row for each goal and pair B, 2B that were measured: the ratio of steps, its
-    interval, and a verdict.
+    """Return the ratio of steps at 2B and B with its interval and a verdict.
 
-    With `step_seconds` also a row for each number of ranks with the ratio of time to the goal. A
-    ratio halves below 2^-0.8 and is no gain above 2^-0.2.
+    One row per goal and pair of batch sizes B and 2B. With `step_seconds` also one row per number
+    of ranks, with the ratio of the seconds to the goal. A ratio halves below 2^-0.8 and is no gain
+    above 2^-0.2.
     """
     rows = []
     for goal, runs_to_goal in goals_of(runs):
@@ -64,8 +63,10 @@ def doublings(runs: pd.DataFrame, step_seconds: pd.DataFrame | None = None) -> p
 
 
 def in_seconds(samples: Resamples, step_seconds: pd.DataFrame) -> Resamples:
-    """Return steps to a goal as seconds to it: times the median seconds of a step, resampled over
-    its repeats."""
+    """Return steps to a goal as seconds.
+
+    They are multiplied by the median seconds of a step, resampled over its repeats.
+    """
     times = resample(step_seconds.rename(columns={"seconds": "steps"}), len(samples.resampled))
     sizes, in_steps, in_seconds_of_step = np.intersect1d(
         samples.batch_sizes, times.batch_sizes, return_indices=True
@@ -78,10 +79,9 @@ def in_seconds(samples: Resamples, step_seconds: pd.DataFrame) -> Resamples:
 
 
 def time_to_goal(runs: pd.DataFrame, step_seconds: pd.DataFrame) -> pd.DataFrame:
-    """Return seconds to each goal with intervals, a row for each number of ranks and batch size,
-    and the best of them.
+    """Return the seconds to each goal with intervals, one row per number of ranks and batch size.
 
-    `is_optimal` marks the batch size with the least time for a number of ranks.
+    `is_optimal` marks the batch size with the fewest seconds for a number of ranks.
     """
     rows = []
     for goal, runs_to_goal in goals_of(runs):
@@ -109,19 +109,18 @@ def optimal_batch_size(b_crit: float, seconds_fixed: float, seconds_per_example:
 
 
 def serial_fraction(b_crit: float, local_batch_size: float) -> float:
-    """Return 1 / (1 + B_crit/B0), the serial fraction of Amdahl's law for steps against ranks p
-    where B = B0 p."""
+    """Return 1 / (1 + B_crit/B0), the serial fraction in Amdahl's law for steps on p ranks, B = B0
+    p."""
     return 1 / (1 + b_crit / local_batch_size)
 
 
 def predicted(runs: pd.DataFrame, step_seconds: pd.DataFrame) -> pd.DataFrame:
-    """Predict the seconds to one goal from two fits, of the steps and of the seconds of a step, t0
-    + t1 B.
+    """Predict the seconds to one goal from fits of the steps and of the step time t0 + t1 B.
 
-    A row a number of ranks and batch size of `step_seconds`: `seconds`, `t0` in seconds and `t1` in
-    seconds an example, and `optimal`, the batch size where the product of the two curves is least,
-    whatever was measured. For the hyperbola that is `optimal_batch_size`; a sharper bend has no
-    closed form and is looked for on a grid.
+    One row per number of ranks and batch size of `step_seconds`: `seconds`, `t0` in seconds, `t1`
+    in seconds per example, and `optimal`, the batch size at which the product of the two curves is
+    least. For the hyperbola that is `optimal_batch_size`; a sharper curve has no closed form, and a
+    grid is searched.
     """
     curve = preferred_curve(runs)
     grid, rows = np.geomspace(1, 2**17, 2000), []
@@ -144,12 +143,11 @@ def predicted(runs: pd.DataFrame, step_seconds: pd.DataFrame) -> pd.DataFrame:
 
 
 def amdahl(runs: pd.DataFrame, local_batch_size: int) -> pd.DataFrame:
-    """Compare the fall of the steps to one goal with Amdahl's law where each of p ranks has the
-    same local batch B0.
+    """Compare the steps on p ranks of the same local batch B0 with Amdahl's law.
 
-    A row for each p whose batch B0 p was measured: `measured` S(B0) / S(B0 p) with `low` and
-    `high`, what the hyperbola predicts, `hyperbola`, which is Amdahl's law with the serial fraction
-    of `serial_fraction`, and what the preferred curve predicts, `preferred`.
+    One row per p whose batch size B0 p was measured: `measured` S(B0) / S(B0 p) with `low` and
+    `high`; `hyperbola`, the prediction of the hyperbola, which is Amdahl's law with
+    `serial_fraction`; and `preferred`, the prediction of the preferred curve.
     """
     samples = resample(runs)
     sizes, known = samples.batch_sizes.astype(int), samples.reached
@@ -179,8 +177,10 @@ def amdahl(runs: pd.DataFrame, local_batch_size: int) -> pd.DataFrame:
 
 
 def preferred_curve(runs: pd.DataFrame) -> steps_model.Curves:
-    """Return the preferred fit of the steps to one goal; a ValueError where too few batch sizes
-    reached it."""
+    """Return the preferred fit of the steps to one goal.
+
+    A ValueError where too few batch sizes reached it.
+    """
     preferred = fits(runs).query("preferred")
     if len(preferred) != 1:
         raise ValueError(

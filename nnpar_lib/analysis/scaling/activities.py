@@ -8,11 +8,10 @@ from nnpar_lib.analysis.scaling.speedups import keys, runs_of
 
 
 def activity_shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return which fraction of the booked time went into each activity, one row a configuration,
-    medians over repeats.
+    """Return the fraction of the booked time of each activity, one row per configuration.
 
-    The activities are those of a run's `activity_seconds`; `microseconds_per_step` is the time of a
-    step.
+    Values are medians over repeats. The activities are those of `activity_seconds` of a run;
+    `microseconds_per_step` is the time of a step.
     """
     runs = runs_of(frame).reset_index(drop=True)
     seconds = pd.DataFrame(list(runs["activity_seconds"])).fillna(0.0)

@@ -1,5 +1,4 @@
-"""How much faster each way to compute the same steps is than the first one, and whether it ends as
-well."""
+"""Speedups and accuracies of the ways to compute the same steps."""
 
 from __future__ import annotations
 
@@ -11,8 +10,10 @@ from nnpar_lib.analysis.scaling.speedups import paired_ratio
 
 
 def speedups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
-    """Return a row a model and `label`: samples a second over those of the label `base`, median and
-    quartiles."""
+    """Return samples a second over those of the label `base`, one row per model and label.
+
+    The ratio has its median and quartiles.
+    """
     rows: list[dict[str, Any]] = []
     for model, runs in frame.groupby("model", sort=False):
         for label in runs["label"].unique():
@@ -33,12 +34,12 @@ def speedups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a training (model, ranks, epochs, batch) and precision: the test accuracy over
-    its seeds.
+    """Return the test accuracy over seeds, one row per training and precision.
 
-    Convolutions as matrix products count as a precision of their own, such as "bf16, im2col".
-    Columns: `num_seeds`, mean `accuracy`, `low` and `high` of the seeds, and `lost`: how much lower
-    the mean is than in float32 over the seeds that both have; missing where they share none.
+    A training is a model, ranks, epochs and batch. Convolutions as matrix products count as a
+    precision of their own, such as "bf16, im2col". Columns: `num_seeds`, the mean `accuracy`, `low`
+    and `high` of the seeds, and `lost`: how much lower the mean is than in float32 over common
+    seeds, NaN if there are none.
     """
     training = ["model", "num_ranks", "num_epochs", "global_batch_size"]
     rows: list[dict[str, Any]] = []

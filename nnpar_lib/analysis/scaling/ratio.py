@@ -16,8 +16,9 @@ MIN_REPEATS_OF_INTERVAL = 6  # the whole range of 5 repeats holds the median wit
 class Ratio:
     """A ratio over paired repeats: median, quartiles (`low`, `high`) and an interval of the median.
 
-    The interval (`ci_low`, `ci_high`) lies between two order statistics and holds the median with
-    at least 95 %, whatever the distribution. Fewer than 6 repeats have no such interval: it is NaN.
+    The interval (`ci_low`, `ci_high`) lies between two order statistics and holds the median with a
+    probability of at least 95 %, whatever the distribution. Fewer than 6 repeats have no such
+    interval: it is NaN.
     """
 
     median: float
@@ -29,7 +30,7 @@ class Ratio:
 
 
 def ratio_of(values: npt.NDArray[np.float64]) -> Ratio:
-    """Return the ratio over repeats of which each has one value."""
+    """Return the ratio whose value in each repeat is given."""
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
     interval = quantile_test(values, q=float(median), p=0.5).confidence_interval(0.95)
     return Ratio(
@@ -43,9 +44,9 @@ def ratio_of(values: npt.NDArray[np.float64]) -> Ratio:
 
 
 def spread_columns(table: pd.DataFrame) -> dict[str, str]:
-    """Return the two columns that show how far ratios spread, and what a reader knows them as.
+    """Return the two columns that show the spread of ratios, with their headings.
 
-    They are the bounds of 95 % intervals where each row has enough repeats for one, else quartiles.
+    They bound 95 % intervals if each row has enough repeats for one, else they are quartiles.
     """
     if (table["num_repeats"] >= MIN_REPEATS_OF_INTERVAL).all():
         return {"ci_low": "95 % from", "ci_high": "to"}

@@ -137,7 +137,8 @@ def paired_ratio(
 
 
 def strong_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Return the speedup of every way to run at a fixed global batch size, one row a configuration.
+    """Return the speedup of every way to run at a fixed global batch size, one row per
+    configuration.
 
     `speedup` is rate(configuration) / rate(base) over paired repeats, with quartiles and, from 6
     repeats on, a 95 % interval. `efficiency` is S/p and `karp_flatt` the serial fraction
@@ -163,8 +164,8 @@ def weak_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> 
 
 
 def time_split(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return which fractions of the training time went into what, one row a configuration, medians
-    over repeats.
+    """Return which fractions of the training time went into what, one row per configuration,
+    medians over repeats.
 
     `compute`, `communicate` and `wait` are means over ranks by the slowest rank's training time,
     `other` is the rest. `wait` is NaN where an exchange has no barrier of its own: there the
@@ -206,7 +207,7 @@ def accuracy(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def bandwidth(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return median seconds, quartiles and bytes a second of all-reduces, one row a way, ranks,
+    """Return median seconds, quartiles and bytes a second of all-reduces, one row per way, ranks,
     size and dtype.
 
     `bandwidth` is the algorithm bandwidth: bytes of one rank's buffer by the median seconds,

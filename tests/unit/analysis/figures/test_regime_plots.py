@@ -95,7 +95,7 @@ def test_the_noise_scale_stands_beside_the_critical_batch_size():
     assert "gradient noise scale" in texts(ax) and "critical batch size" in texts(ax)
 
 
-def test_time_to_goal_shows_what_was_foretold_and_what_runs_took():
+def test_time_to_goal_shows_what_was_predicted_and_what_runs_took():
     runs, seconds = measured(noise=0.01), step_seconds()
     table = time_to_goal.time_to_goal(runs, seconds)
     whole = table[table["batch_size"] == 64]

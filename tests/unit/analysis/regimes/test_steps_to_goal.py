@@ -191,7 +191,7 @@ def test_ranks_scale_as_amdahl_says():
         assert steps_at(32) / steps_at(32 * p) == pytest.approx(1 / (fraction + (1 - fraction) / p))
 
 
-def test_two_fits_foretell_the_seconds_and_the_best_batch():
+def test_two_fits_predict_the_seconds_and_the_best_batch():
     table = time_to_goal.predicted(measured(noise=0.001, num_seeds=30), step_seconds(repeats=1))
     assert set(table["num_ranks"]) == {1, 2}
     for p, rows in table.groupby("num_ranks"):
@@ -209,7 +209,7 @@ def test_measured_steps_of_more_ranks_stand_beside_amdahl():
     assert ((table["low"] <= table["measured"]) & (table["measured"] <= table["high"])).all()
 
 
-def test_one_goal_is_foretold_at_a_time():
+def test_one_goal_is_predicted_at_a_time():
     runs = pd.concat([measured().assign(goal_error=goal) for goal in (0.05, 0.1)])
     with pytest.raises(ValueError, match="runs of one goal"):
         time_to_goal.predicted(runs, step_seconds())
