@@ -78,8 +78,8 @@ def _check_gpu() -> None:
 def _check_gpus_of_ranks(config: RunConfig) -> None:
     """Refuse what needs a GPU for each rank where the ranks of a node would have to share some.
 
-    Ranks that run already know better which GPUs each of them was given; `trainers.placement` asks
-    them.
+    Ranks that run already know better which GPUs each of them was given;
+    `trainers.loop.placement` asks them.
     """
     import torch
 
