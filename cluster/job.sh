@@ -4,10 +4,21 @@ export NNPAR_RESUME=1          # after a requeue, runs that are recorded are not
 export OMP_NUM_THREADS=1       # until a run sets its own number
 RESULTS="${RESULTS:-$PROJECT_STORAGE/nnpar-results}"
 
+copy_folder() {  # copy_folder SOURCE TARGET: bring TARGET's files up to date, each whole or not at all; one process at a time
+    local file
+    mkdir -p "$2" && exec 9< "$2" && flock 9 || return 1
+    find -L "$1" -type f -printf '%P\0' | while IFS= read -r -d '' file; do
+        cmp -s "$1/$file" "$2/$file" && continue    # a copy that was cut off may be newer than its source
+        mkdir -p "$(dirname "$2/$file")" && cp "$1/$file" "$2/$file.part" && mv "$2/$file.part" "$2/$file" || exit 1
+    done || return 1
+    find "$2" -name '*.part' -delete
+    exec 9<&-
+}
+
 stage_data() {  # copy the data sets, where there are any, to the scratch folder of each node
     [ -n "${NNPAR_DATA:-}" ] || return 0
     srun --mpi=none --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 bash -c \
-        'mkdir -p "$1" && flock "$1" cp -r --update "$0/." "$1/"' "$NNPAR_DATA" "$NODE_SCRATCH/nnpar-data"
+        "$(declare -f copy_folder)"'; copy_folder "$0" "$1"' "$NNPAR_DATA" "$NODE_SCRATCH/nnpar-data"
     export NNPAR_DATA="$NODE_SCRATCH/nnpar-data"
 }
 
