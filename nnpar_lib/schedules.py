@@ -1,9 +1,8 @@
-"""Pipeline schedules: in which order each rank computes and exchanges micro-batches; executed,
-simulated and drawn.
+"""Pipeline schedules: the order in which each rank computes and exchanges micro-batches.
 
-A model is cut into consecutive stages; with p ranks, rank r holds the stages r, r + p, r + 2p, ...
-A schedule is a pure function of four whole numbers, so every rank knows the others' orders without
-a message.
+The same schedule is executed, simulated and drawn. A model is cut into consecutive stages; with p
+ranks, rank r holds the stages r, r + p, r + 2p, ... A schedule is a pure function of four whole
+numbers, so every rank knows the order of every other rank without a message.
 """
 
 from __future__ import annotations
@@ -11,17 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-FORWARD, BACKWARD = "forward", "backward"
-SEND_ACTIVATION, RECEIVE_ACTIVATION = "send activation", "receive activation"
-SEND_GRADIENT, RECEIVE_GRADIENT = "send gradient", "receive gradient"
+FORWARD = "forward"
+BACKWARD = "backward"
+SEND_ACTIVATION = "send activation"
+RECEIVE_ACTIVATION = "receive activation"
+SEND_GRADIENT = "send gradient"
+RECEIVE_GRADIENT = "receive gradient"
 COMPUTATIONS = (FORWARD, BACKWARD)
 SCHEDULES = ("sequential", "gpipe", "1f1b", "interleaved")
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One thing to do for one micro-batch at one stage. A receive is only begun: the computation
-    waits for it."""
+    """One action for one micro-batch at one stage.
+
+    A receive is only started; the computation that needs the message waits for it.
+    """
 
     action: str
     stage: int
@@ -30,8 +34,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The size of a pipeline: its ranks, the chunks of the model (stages) on each of them, the
-    micro-batches."""
+    """The size of a pipeline: its ranks, micro-batches, and chunks (stages) of the model a rank."""
 
     num_ranks: int
     num_microbatches: int
@@ -52,10 +55,10 @@ class Pipeline:
 
 
 def instructions(schedule: str, pipeline: Pipeline, rank: int) -> Iterator[Instruction]:
-    """Yield what a rank does in a step, messages included.
+    """Yield the actions of a rank in a step, messages included.
 
-    The receive that a computation needs is begun before the computation that precedes it, so that a
-    message travels meanwhile; stages on the same rank hand over without a message.
+    The receive that a computation needs is started before the preceding computation, so that the
+    message travels meanwhile. Stages on the same rank exchange no messages.
     """
     order = list(computations(schedule, pipeline, rank))
     yield from _receive(order[0], pipeline)
@@ -70,9 +73,9 @@ def computations(schedule: str, pipeline: Pipeline, rank: int) -> Iterator[Instr
     """Yield the forward and backward passes of a rank in the order of the schedule.
 
     `sequential` takes one micro-batch through all stages and back before the next one enters, so
-    that one stage works at a time; `gpipe` (Huang et al. 2019) does all forward passes, then all
-    backward passes; `1f1b` (Narayanan et al. 2019) begins backward as early as it can;
-    `interleaved` (Narayanan et al. 2021) does so with several chunks a rank.
+    one stage works at a time. `gpipe` (Huang et al. 2019) does all forward passes, then all
+    backward passes. `1f1b` (Narayanan et al. 2019) starts each backward pass as early as possible.
+    `interleaved` (Narayanan et al. 2021) does the same with several chunks a rank.
     """
     if schedule == "sequential":
         return _sequential(pipeline, rank)
@@ -90,53 +93,55 @@ def _sequential(pipeline: Pipeline, rank: int) -> Iterator[Instruction]:
 
 
 def _gpipe(pipeline: Pipeline, rank: int) -> Iterator[Instruction]:
-    """All forward, then all backward, the micro-batches in the same order both times: gradients add
-    up alike."""
-    for action, stages in (
-        (FORWARD, pipeline.stages_of(rank)),
-        (BACKWARD, pipeline.stages_of(rank)[::-1]),
-    ):
-        for stage in stages:
-            yield from (
-                Instruction(action, stage, microbatch)
-                for microbatch in range(pipeline.num_microbatches)
-            )
+    """All forward passes, then all backward passes, both in the order of the micro-batches.
+
+    With the same order in both directions gradients are summed in the order of the other schedules.
+    """
+    for action in COMPUTATIONS:
+        for stage in _stages_in_order(pipeline, rank, action):
+            for microbatch in range(pipeline.num_microbatches):
+                yield Instruction(action, stage, microbatch)
 
 
 def _one_forward_one_backward(pipeline: Pipeline, rank: int) -> Iterator[Instruction]:
     """Fill the pipeline, then alternate one forward with one backward pass, then drain it.
 
-    With several chunks, micro-batches go through them in groups of as many as there are ranks. A
-    last group that is not full is scheduled as if it were, and what does not exist is left out:
-    that cannot bring a deadlock, for the micro-batches do not depend on each other.
+    With several chunks, micro-batches pass through them in groups of as many as there are ranks. A
+    last group that is not full is scheduled as if it were, and micro-batches that do not exist are
+    left out. This cannot deadlock, because micro-batches do not depend on each other.
     """
     num_ranks = pipeline.num_ranks
-    forward, backward = _in_groups(pipeline, rank, FORWARD), _in_groups(pipeline, rank, BACKWARD)
+    forward = _in_groups(pipeline, rank, FORWARD)
+    backward = _in_groups(pipeline, rank, BACKWARD)
     if pipeline.num_chunks == 1:
         num_ahead = num_ranks - rank - 1
     else:
         num_ahead = 2 * (num_ranks - rank - 1) + (pipeline.num_chunks - 1) * num_ranks
     num_ahead = min(num_ahead, len(forward))
     order = forward[:num_ahead]
-    for one_forward, one_backward in zip(forward[num_ahead:], backward, strict=False):
-        order += [one_forward, one_backward]
+    for pair in zip(forward[num_ahead:], backward, strict=False):
+        order += pair
     order += backward[len(forward) - num_ahead :]
-    yield from (
-        instruction for instruction in order if instruction.microbatch < pipeline.num_microbatches
-    )
+    for instruction in order:
+        if instruction.microbatch < pipeline.num_microbatches:
+            yield instruction
 
 
 def _in_groups(pipeline: Pipeline, rank: int, action: str) -> list[Instruction]:
-    """Return a rank's passes of one kind, in groups of micro-batches; the last group is filled
-    up."""
+    """Return the passes of a rank in one direction, in full groups of micro-batches."""
     size = pipeline.num_ranks
-    stages = pipeline.stages_of(rank) if action == FORWARD else pipeline.stages_of(rank)[::-1]
-    return [
-        Instruction(action, stage, microbatch)
-        for start in range(0, pipeline.num_microbatches, size)
-        for stage in stages
-        for microbatch in range(start, start + size)
-    ]
+    passes = []
+    for start in range(0, pipeline.num_microbatches, size):
+        for stage in _stages_in_order(pipeline, rank, action):
+            for microbatch in range(start, start + size):
+                passes.append(Instruction(action, stage, microbatch))
+    return passes
+
+
+def _stages_in_order(pipeline: Pipeline, rank: int, action: str) -> list[int]:
+    """Return the stages of a rank in the order of a forward or a backward pass."""
+    stages = pipeline.stages_of(rank)
+    return stages if action == FORWARD else stages[::-1]
 
 
 def _receive(computation: Instruction, pipeline: Pipeline) -> Iterator[Instruction]:
@@ -159,9 +164,9 @@ def source_of(computation: Instruction, pipeline: Pipeline) -> int | None:
 
 
 def peak_live_microbatches(schedule: str, pipeline: Pipeline, rank: int) -> int:
-    """Return the largest number of forward passes whose backward pass is still to come, over all
-    chunks of a rank."""
-    live = peak = 0
+    """Return the largest number of forward passes of a rank that await their backward pass."""
+    live = 0
+    peak = 0
     for computation in computations(schedule, pipeline, rank):
         live += 1 if computation.action == FORWARD else -1
         peak = max(peak, live)
@@ -169,14 +174,13 @@ def peak_live_microbatches(schedule: str, pipeline: Pipeline, rank: int) -> int:
 
 
 def ideal_bubble_fraction(num_ranks: int, num_microbatches: int) -> float:
-    """Return (p - 1) / (m + p - 1), the idle fraction of GPipe with equal stages and free
-    messages."""
+    """Return (p - 1) / (m + p - 1), GPipe's idle fraction with equal stages and free messages."""
     return (num_ranks - 1) / (num_microbatches + num_ranks - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A computation as it was simulated: where, what, and from when to when, in seconds."""
+    """A simulated computation: its rank, what it computes, its start and end in seconds."""
 
     rank: int
     action: str
@@ -192,17 +196,17 @@ Seconds = Callable[[Instruction], float]
 def simulate(
     schedule: str, pipeline: Pipeline, seconds: Seconds, message_seconds: Seconds = lambda _: 0.0
 ) -> list[Event]:
-    """Return the computations of a step on all ranks, in the order in which they end, as this
-    schedule would run.
+    """Return the computations of a step on all ranks, in the order in which they end.
 
-    A computation begins when its rank is free and what it needs has arrived; `message_seconds` of
-    the computation that sends is the time between its end and the arrival. Raises RuntimeError
-    where ranks would wait for each other for ever.
+    A computation starts when its rank is free and its inputs have arrived. `seconds` is the
+    duration of a computation, and `message_seconds` the time between the end of a computation and
+    the arrival of its output at another rank. Raises RuntimeError where ranks deadlock.
     """
     orders = [list(computations(schedule, pipeline, rank)) for rank in range(pipeline.num_ranks)]
     done: dict[Instruction, float] = {}
     events: list[Event] = []
-    free, position = [0.0] * pipeline.num_ranks, [0] * pipeline.num_ranks
+    free = [0.0] * pipeline.num_ranks
+    position = [0] * pipeline.num_ranks
     while len(events) < sum(map(len, orders)):
         num_before = len(events)
         for rank, order in enumerate(orders):
@@ -212,17 +216,10 @@ def simulate(
                 if arrival is None:
                     break
                 start = max(free[rank], arrival)
-                free[rank] = done[computation] = start + seconds(computation)
-                events.append(
-                    Event(
-                        rank,
-                        computation.action,
-                        computation.stage,
-                        computation.microbatch,
-                        start,
-                        free[rank],
-                    )
-                )
+                free[rank] = start + seconds(computation)
+                done[computation] = free[rank]
+                what = (computation.action, computation.stage, computation.microbatch)
+                events.append(Event(rank, *what, start, free[rank]))
                 position[rank] += 1
         if len(events) == num_before:
             raise RuntimeError(
@@ -237,47 +234,41 @@ def _arrival(
     done: dict[Instruction, float],
     message_seconds: Seconds,
 ) -> float | None:
-    """Return when everything a computation needs is there, None where some of it has not been
-    computed yet."""
-    stage, microbatch = computation.stage, computation.microbatch
-    if computation.action == FORWARD:
-        needed = [Instruction(FORWARD, stage - 1, microbatch)] if stage else []
-    else:
-        needed = [Instruction(FORWARD, stage, microbatch)]
-        needed += (
-            [Instruction(BACKWARD, stage + 1, microbatch)]
-            if stage + 1 < pipeline.num_stages
-            else []
-        )
+    """Return when all inputs of a computation have arrived, None where one is not computed yet."""
+    needed = _inputs(computation, pipeline)
     if any(instruction not in done for instruction in needed):
         return None
-    return max(
-        (
-            done[one]
-            + (
-                0.0
-                if pipeline.rank_of(one.stage) == pipeline.rank_of(stage)
-                else message_seconds(one)
-            )
-            for one in needed
-        ),
-        default=0.0,
-    )
+    arrival = 0.0
+    for instruction in needed:
+        is_local = pipeline.rank_of(instruction.stage) == pipeline.rank_of(computation.stage)
+        travel = 0.0 if is_local else message_seconds(instruction)
+        arrival = max(arrival, done[instruction] + travel)
+    return arrival
+
+
+def _inputs(computation: Instruction, pipeline: Pipeline) -> list[Instruction]:
+    """Return the computations whose outputs a computation needs."""
+    stage = computation.stage
+    microbatch = computation.microbatch
+    if computation.action == FORWARD:
+        return [Instruction(FORWARD, stage - 1, microbatch)] if stage else []
+    needed = [Instruction(FORWARD, stage, microbatch)]
+    if stage + 1 < pipeline.num_stages:
+        needed.append(Instruction(BACKWARD, stage + 1, microbatch))
+    return needed
 
 
 def bubble_fraction(events: Sequence[Event], num_ranks: int) -> float:
-    """Return which fraction of the time from the first start to the last end the ranks do not
-    compute."""
+    """Return the idle fraction of all ranks between the first start and the last end."""
     span = max(event.end for event in events) - min(event.start for event in events)
     return 1 - sum(event.end - event.start for event in events) / (num_ranks * span)
 
 
 def clock_table(schedule: str, pipeline: Pipeline) -> str:
-    """Return a table in text, a line a rank and a column a tick: what runs when every pass takes
-    one tick.
+    """Return the schedule as text, a line a rank and a column a tick, each pass one tick long.
 
-    F2 is the forward pass of micro-batch 2, B2 its backward pass; a letter after it tells a rank's
-    chunks apart.
+    F2 is the forward pass of micro-batch 2, B2 its backward pass; a letter after it names the
+    chunk.
     """
     events = simulate(schedule, pipeline, lambda _: 1.0)
     num_ticks = round(max(event.end for event in events))

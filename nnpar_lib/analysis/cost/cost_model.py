@@ -15,6 +15,7 @@ from nnpar_lib import parts, schedules
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.sections import architecture_options, resolved
+from nnpar_lib.config.spread import PIPELINES
 from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, WHOLE
 from nnpar_lib.schedules import FORWARD, Event, Instruction, Pipeline
 
@@ -225,7 +226,7 @@ def exchanged_bytes(config: RunConfig, model: Model) -> float:
         return (p - 1) * model.parameter_bytes
     if config.strategy == "tensor":
         return (p - 1) * size * sum(tensor_exchanges(model))
-    if config.strategy in ("pipeline", "hybrid", "torch_pipelining"):
+    if config.strategy in PIPELINES:
         bounds = stage_bounds(config, model)
         edges = sum(model.blocks[stage.stop - 1].output_bytes_per_example for stage in bounds[:-1])
         num_copies = p // config.num_stage_ranks

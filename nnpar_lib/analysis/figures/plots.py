@@ -339,14 +339,15 @@ def _plain_bars(ax: Axes) -> None:
 
 
 def _rates(frame: pd.DataFrame, *also: str) -> pd.DataFrame:
-    runs = scaling.runs_of(frame)
+    runs = scaling.configurations_of(frame)
+    runs = runs.assign(**{name: frame[name] for name in also if name in frame})  # of all runs
     by = list(dict.fromkeys([*scaling.keys(runs), *also, "oversubscribed"]))
     return scaling.summarize(runs, by)
 
 
 def _evaluations(frame: pd.DataFrame, x: str) -> pd.DataFrame:
     """Return median and range of the test accuracy at each evaluation of each way to run."""
-    runs = scaling.runs_of(frame[frame["history"].str.len() > 0])
+    runs = scaling.configurations_of(frame[frame["history"].str.len() > 0])
     points = runs.explode("history", ignore_index=True)
     history = pd.json_normalize(points["history"].tolist())
     points = points.drop(columns=[c for c in history if c in points]).join(history)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from nnpar_lib.analysis.scaling.speedups import keys, runs_of
+from nnpar_lib.analysis.scaling.speedups import configurations_of, keys
 
 
 def activity_shares(frame: pd.DataFrame) -> pd.DataFrame:
@@ -13,7 +13,7 @@ def activity_shares(frame: pd.DataFrame) -> pd.DataFrame:
     Values are medians over repeats. The activities are those of `activity_seconds` of a run;
     `microseconds_per_step` is the time of a step.
     """
-    runs = runs_of(frame).reset_index(drop=True)
+    runs = configurations_of(frame).reset_index(drop=True)
     seconds = pd.DataFrame(list(runs["activity_seconds"])).fillna(0.0)
     shares = seconds.div(seconds.sum(axis=1), axis=0)
     shares["microseconds_per_step"] = runs["train_seconds"] / runs["num_steps"] * 1e6

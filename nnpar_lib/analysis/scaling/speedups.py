@@ -146,7 +146,7 @@ def strong_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -
     says which rows are the baseline, by default serial runs of one thread; where several
     configurations match, the fastest is taken, so that no speedup is won from a slow baseline.
     """
-    return _scaling(runs_of(frame), base)
+    return _scaling(configurations_of(frame), base)
 
 
 def weak_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -158,7 +158,7 @@ def weak_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> 
     Columns and `base` are those of `strong_scaling`, with `local_batch_size` in place of the global
     one.
     """
-    runs = runs_of(frame)
+    runs = configurations_of(frame)
     local = runs["global_batch_size"] / runs["num_ranks"]
     return _scaling(runs.assign(local_batch_size=local).drop(columns="global_batch_size"), base)
 
@@ -171,7 +171,7 @@ def time_split(frame: pd.DataFrame) -> pd.DataFrame:
     `other` is the rest. `wait` is NaN where an exchange has no barrier of its own: there the
     waiting is part of `communicate`.
     """
-    runs = runs_of(frame)
+    runs = configurations_of(frame)
     parts = ["compute", "communicate", "wait"]
     shares = {
         p: pd.to_numeric(runs[f"{p}_seconds"], errors="coerce") / runs["train_seconds"]
@@ -266,17 +266,23 @@ def _varies(frame: pd.DataFrame, name: str) -> bool:
 
 
 def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of training runs; none at all is a ValueError.
-
-    An option counts only for the runs that read it: the others have NaN there, or the common value
-    where it does not vary, so that runs which differ in nothing else are repeats. A record from
-    before an option was there has its default.
-    """
+    """Return the rows of training runs; none at all is a ValueError."""
     runs = frame[frame["kind"] == "run"] if "kind" in frame else frame
     if runs.empty:
         raise ValueError(
             "the frame holds no training runs; run some, or look at another file of records"
         )
+    return runs
+
+
+def configurations_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of training runs, without the values of options that they do not read.
+
+    They have NaN there, or the common value where the option does not vary, so that runs which
+    differ in nothing else are repeats of one configuration. A record from before an option was
+    there has its default. Columns that every table shows stay as they are.
+    """
+    runs = runs_of(frame)
     names = [name for name in (*PROBLEM, *METHOD) if name in OPTIONS and name in runs]
     return runs.assign(**{n: _read_values(runs, n) for n in names if n not in ALWAYS_KEPT})
 
