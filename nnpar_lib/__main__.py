@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from nnpar_lib.cli import commands
 from nnpar_lib.cli.run import complain
-
-INTERRUPTED = 130  # the exit status that shells give to a process that Ctrl-C ended
+from nnpar_lib.config.usage import (
+    CLOSED_PIPE_STATUS,
+    INTERRUPT_STATUS,
+    USAGE_STATUS,
+    is_usage_error,
+)
+from nnpar_lib.launch.calls import EnginesLost
 
 
 def main() -> int:
-    """Run the command of the shell; a bad value is one line on standard error and status 2."""
-    arguments = commands.parse()
+    """Run the command of the shell; a bad value is one line on standard error and status 2.
+
+    A rank that dies is one line, too; a defect of the library keeps its traceback.
+    """
     try:
-        return int(arguments.run(arguments))
-    except ValueError as error:
-        complain(str(error))
-        return commands.WRONG_USE
+        arguments = commands.parse()
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return INTERRUPT_STATUS
+    except BrokenPipeError:  # such as `| head`: nobody reads on, and there is nothing to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE_STATUS
+    except EnginesLost as error:
+        complain(str(error))
+        return 1
+    except Exception as error:
+        if not is_usage_error(error):
+            raise
+        complain(str(error))
+        return USAGE_STATUS
+    return status
 
 
 if __name__ == "__main__":

@@ -20,11 +20,10 @@ from nnpar_lib.cli.options import (
     add_run_options,
 )
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.usage import USAGE_STATUS
 from nnpar_lib.launch import installed_files, preflight
 from nnpar_lib.records import outputs, store
 from nnpar_lib.records.provenance import package_versions
-
-WRONG_USE = 2  # exit status
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with the status of wrong use."""
         shell.complain(f"{message}; see {self.prog} --help")
-        raise SystemExit(WRONG_USE)
+        raise SystemExit(USAGE_STATUS)
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:

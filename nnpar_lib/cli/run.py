@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 from nnpar_lib.cli.options import config_from
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.environment import launched_rank, launched_size, memory_folder
-from nnpar_lib.launch import environment, lifeline, native, preflight, tasks
+from nnpar_lib.config.environment import STALL_VARIABLE, launched_rank, launched_size
+from nnpar_lib.launch import environment, guarded, native, preflight, tasks
+from nnpar_lib.launch.private_folder import PrivateFolder
 from nnpar_lib.launch.rank_output import ProgressDisplay
 from nnpar_lib.records import outputs, store, trace
 from nnpar_lib.records.kinds import Record, RunRecord
@@ -60,13 +58,17 @@ def run(arguments: argparse.Namespace) -> int:
     if config.is_native:
         return _run_native(config, arguments.num_repeats, arguments.out, size)
     if size is None and config.num_ranks > 1:
-        return _launch(config.num_ranks)
+        return _launch(config)
     return _train_here(config, arguments)
 
 
 def complain(message: str) -> None:
     """Print one line about a mistake on standard error, on the first rank only."""
-    if launched_rank() in (None, 0):
+    try:
+        rank = launched_rank()
+    except ValueError:  # the variable that tells the rank may be what is wrong
+        rank = None
+    if rank in (None, 0):
         print(f"nnpar: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
 
 
@@ -144,31 +146,15 @@ def _look_before_start(config: RunConfig, arguments: argparse.Namespace) -> bool
     return True
 
 
-def _launch(num_ranks: int) -> int:
-    """Run this command on several ranks; return the exit status of mpiexec.
-
-    The ranks are under a lifeline: whatever ends this process, no rank stays behind.
-    """
-    with tempfile.TemporaryDirectory(prefix="nnpar-", dir=memory_folder()) as folder:
+def _launch(config: RunConfig) -> int:
+    """Run this command on several ranks; return the exit status of mpiexec."""
+    with PrivateFolder() as folder:
         private = environment.private_files(folder) if environment.num_nodes() == 1 else {}
-        command = [
-            *lifeline.command(folder),
-            *_mpiexec(),
-            "-n",
-            str(num_ranks),
-            sys.executable,
-            "-m",
-            "nnpar_lib",
-        ]
-        with subprocess.Popen(
-            [*command, *sys.argv[1:]],
-            env={**os.environ, **environment.mpi_environment(), **private},
-        ) as process:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                process.terminate()
-                raise
+        stall = {STALL_VARIABLE: str(config.stall_seconds)}
+        python = [sys.executable, "-m", "nnpar_lib", *sys.argv[1:]]
+        command = [*_mpiexec(), "-n", str(config.num_ranks), *python]
+        variables = {**environment.mpi_environment(), **private, **stall}
+        return guarded.run(command, folder, variables).returncode
 
 
 def _mpiexec() -> list[str]:

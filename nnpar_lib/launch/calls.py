@@ -1,5 +1,4 @@
-"""One call of a function on all ranks: its output while it runs, then its results, or the rank that
-failed first."""
+"""A call of a function on ranks: its output while it runs, its results, or the first error."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ ANSI_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class RankError(RuntimeError):
-    """A rank raised an exception: its `rank`, the exception's type name `ename`, its text `evalue`
-    and `traceback`."""
+    """A rank raised an exception with type name `ename`, text `evalue` and `traceback`."""
 
     def __init__(
         self, rank: int, ename: str, evalue: str, traceback: str, *, remark: str = ""
@@ -35,11 +33,18 @@ class RankError(RuntimeError):
         self.traceback = traceback
 
 
-class PendingCall:
-    """One call under way on all ranks: its output, its results, and the first rank that fails."""
+class EnginesLost(RuntimeError):
+    """A rank, mpiexec or the controller died or stopped, or all were stopped after a failure."""
 
-    def __init__(self, parts: Sequence[Any], output: RankOutput) -> None:
+
+class PendingCall:
+    """One call under way on some ranks: its output, its results, and the first rank that fails."""
+
+    def __init__(
+        self, parts: Sequence[Any], output: RankOutput, *, ranks: Sequence[int] | None = None
+    ) -> None:
         self._parts = parts  # one a rank, in the order of ranks
+        self._ranks = range(len(parts)) if ranks is None else ranks
         self._output = output
         self._first_error_seen: float | None = None
 
@@ -54,21 +59,30 @@ class PendingCall:
         return [part.get()[0] for part in self._parts]
 
     def wait(self, check_alive: Callable[[], None]) -> None:
-        """Return when all ranks have; raise a RankError or EnginesLost soon after one of them
-        cannot."""
+        """Return when all ranks have returned; raise a RankError or EnginesLost soon after a
+        failure."""
         try:
             while concurrent.futures.wait(self._parts, POLL_SECONDS).not_done:
                 self._read_output()
                 self._check_grace()
-                check_alive()
-        finally:  # what was measured before a failure is in there
+                self._check_alive(check_alive)
+        finally:  # it holds records from before a failure
             self._read_last_output(OUTPUT_SECONDS if self.is_over else 0)
-        if failed := self._failed_ranks():
+        if failed := self._failed_parts():
             raise self._error(failed)
 
+    def _check_alive(self, check_alive: Callable[[], None]) -> None:
+        """Raise where engines are gone: what a rank raised before, as it is the cause."""
+        try:
+            check_alive()
+        except EnginesLost:
+            if raised := [i for i in self._failed_parts() if self._parts[i].successful()]:
+                raise self._error(raised, "\n(all engines were stopped)") from None
+            raise
+
     def _check_grace(self) -> None:
-        """Raise the error of a rank when the others have not come to an end some time after it."""
-        failed = self._failed_ranks()
+        """Raise the error of a rank when others have not returned some time after it."""
+        failed = self._failed_parts()
         now = time.monotonic()
         if failed and self._first_error_seen is None:
             self._first_error_seen = now
@@ -77,28 +91,26 @@ class PendingCall:
                 failed, "\n(the other ranks were waiting for it; all engines were stopped)"
             )
 
-    def _failed_ranks(self) -> list[int]:
+    def _failed_parts(self) -> list[int]:
         return [
-            rank
-            for rank, part in enumerate(self._parts)
-            if part.done() and _failure(part) is not None
+            i for i, part in enumerate(self._parts) if part.done() and _failure(part) is not None
         ]
 
     def _error(self, failed: Sequence[int], remark: str = "") -> RankError:
-        """Make the exception of the rank that failed first: the others' errors may be its
-        consequence."""
-        failures = {
-            rank: found for rank in failed if (found := _failure(self._parts[rank])) is not None
-        }
+        """Make the exception of the first rank that failed; later errors may be consequences."""
+        failures = {}
+        for i in failed:
+            if (failure := _failure(self._parts[i])) is not None:
+                failures[self._ranks[i]] = failure
         first = min(failures, key=lambda rank: failures[rank].seconds)
-        others = [str(rank) for rank in failed if rank != first]
-        if others:
-            remark = f"\n(so did rank {', '.join(others)}, later)" + remark
+        later = [str(rank) for rank in failures if rank != first]
+        if later:
+            remark = f"\n(so did rank {', '.join(later)}, later)" + remark
         failure = failures[first]
         return RankError(first, failure.ename, failure.evalue, failure.traceback, remark=remark)
 
     def _read_output(self, *, last: bool = False) -> None:
-        for rank, part in enumerate(self._parts):
+        for rank, part in zip(self._ranks, self._parts, strict=True):
             for stream in ("stdout", "stderr"):
                 self._output.read(rank, stream, part[stream], last=last)
 
@@ -112,8 +124,8 @@ class PendingCall:
 def call_by_name(
     name: str, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Any, tuple[Any, ...] | None]:
-    """Run on an engine: call the function and return its result, or else when it raised what, as
-    text."""
+    """Call a function, on an engine; return its result, or else its exception as text, with the
+    time."""
     import importlib
     import time
     import traceback

@@ -8,10 +8,8 @@ name.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,13 +20,19 @@ import ipyparallel as ipp
 import psutil
 from traitlets.config import Config
 
-from nnpar_lib.config.environment import memory_folder
+from nnpar_lib.config.environment import LAST_WORDS_VARIABLE
 from nnpar_lib.launch import calls, environment, lifeline
+from nnpar_lib.launch.calls import EnginesLost
+from nnpar_lib.launch.private_folder import PrivateFolder
 from nnpar_lib.launch.rank_output import RankOutput, silent_log
 from nnpar_lib.launch.tasks import TASKS
+from nnpar_lib.records import wire
 
 SESSION_VARIABLE = "NNPAR_SESSION"
 START_SECONDS = 60.0
+STOPPED_SECONDS = 60.0  # how long a process may be stopped (SIGSTOP) before it counts as lost
+LOOK_SECONDS = 0.5
+NOTICE_SECONDS = 3.0  # how long mpiexec has to say what a rank died of
 NUM_QUOTED_CHARACTERS = 4000
 CONTROLLER_ARGUMENTS = [
     # engines register on a beat: the default of 3 s is what a start waits for
@@ -37,11 +41,6 @@ CONTROLLER_ARGUMENTS = [
     "--IPController.use_threads=True",  # one process instead of nine
 ]
 CALL_BY_NAME = ipp.interactive(calls.call_by_name)  # sent as code, not to be imported there
-
-
-class EnginesLost(RuntimeError):
-    """The engines are gone: a rank, mpiexec or the controller died, or they were stopped after a
-    failure."""
 
 
 class Cluster:
@@ -55,15 +54,18 @@ class Cluster:
         self.session = uuid.uuid4().hex
         self._client: Any = None
         self._engine_ids: list[int] = []
-        self._watched: dict[str, psutil.Process] = {}
+        self._watched: dict[str, list[psutil.Process]] = {}
+        self._stopped_since: dict[str, float] = {}
+        self._next_look = 0.0
         self._stop_reason = ""
         self._is_one_node = environment.num_nodes() == 1
         # Engines on other nodes need the folder too, and only the working directory is sure to be
         # shared.
-        parent = memory_folder() if self._is_one_node else Path.cwd()
-        self._folder = tempfile.mkdtemp(
-            prefix=f".nnpar-{environment.job_id() or 'local'}-", dir=parent
+        self._private = PrivateFolder(
+            parent=None if self._is_one_node else Path.cwd(),
+            label=environment.job_id() or "local",
         )
+        self._folder = self._private.path
         network = (
             {}
             if self._is_one_node
@@ -88,17 +90,20 @@ class Cluster:
     def start(self) -> None:
         """Start all processes; return when every rank has answered."""
         self._cluster.start_controller_sync()
-        self._watched["the controller"] = psutil.Process(self._cluster.controller.pid)
+        self._watched["the controller"] = [psutil.Process(self._cluster.controller.pid)]
         # The waiting is done here and not inside ipyparallel, where an interrupt would leave a
         # start that goes on in the background.
         files = [Path(file) for file in self._cluster.controller.connection_files.values()]
         self._wait_until(lambda: all(file.exists() for file in files))
         self._cluster.start_engines_sync()
-        self._watched["mpiexec"] = psutil.Process(self._cluster.engine_set.pid)
+        self._watched["mpiexec"] = [psutil.Process(self._cluster.engine_set.pid)]
         self._client = self._cluster.connect_client_sync()
         self._wait_until(lambda: len(self._client.ids) == self.num_ranks)
         self._engine_ids = list(self._client.ids)
         self._engine_ids = self._sort_by_rank(self._engine_ids)
+        for name in ("the controller", "mpiexec"):
+            (its_lifeline,) = self._watched[name]
+            self._watched[name] += its_lifeline.children()
 
     def send(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
         """Have all ranks call a function; return the futures of their results, by rank."""
@@ -117,9 +122,11 @@ class Cluster:
             raise EnginesLost(
                 f"the engines were stopped ({self._stop_reason}); start new ones with engines(...)"
             )
-        dead = [name for name, process in self._watched.items() if not lifeline.is_alive(process)]
-        if dead:
-            self.give_up(self._death(dead))
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        if reason := self._lost():
+            self.give_up(reason)
             raise EnginesLost(
                 f"{self._stop_reason}; all engines were stopped, start new ones with engines(...)"
             )
@@ -141,11 +148,15 @@ class Cluster:
                 self._cluster.stop_cluster_sync()
         finally:
             lifeline.kill_tagged(SESSION_VARIABLE, self.session)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._private.remove()
 
     def _config(self) -> Config:
         guard = lifeline.command(self._folder)
-        variables = {SESSION_VARIABLE: self.session, "IPYTHONDIR": self._folder}
+        variables = {
+            SESSION_VARIABLE: self.session,
+            LAST_WORDS_VARIABLE: self._folder,
+            "IPYTHONDIR": self._folder,
+        }
         private = environment.private_files(self._folder) if self._is_one_node else {}
         config = Config()
         config.MPIEngineSetLauncher.mpi_cmd = guard + environment.mpiexec_command()
@@ -167,7 +178,7 @@ class Cluster:
         RuntimeError."""
         deadline = time.monotonic() + START_SECONDS
         while not is_ready():
-            is_alive = all(map(lifeline.is_alive, self._watched.values()))
+            is_alive = not self._dead()
             if time.monotonic() > deadline or not is_alive:
                 raise RuntimeError(
                     f"the {self.num_ranks} engines did not start; `mpiexec -n {self.num_ranks} "
@@ -178,21 +189,60 @@ class Cluster:
     def _sort_by_rank(self, engine_ids: Sequence[int]) -> list[int]:
         """Return the ids in the order of their MPI ranks: engines are numbered as they arrive."""
         call = calls.PendingCall(
-            self.send(TASKS["mpi_rank"], [], {}),
+            self.send(TASKS["introduce_rank"], [], {}),
             RankOutput(on_progress=lambda *_: None, on_record=lambda _: None),
         )
         call.wait(self.check_alive)
-        ranks = call.results
+        ranks = [rank for rank, _ in call.results]
         if sorted(ranks) != list(range(self.num_ranks)):
             raise RuntimeError(
                 f"the engines have the MPI ranks {sorted(ranks)} instead of 0 to"
                 f" {self.num_ranks - 1}; does {environment.mpiexec_command()[0]} belong to the MPI"
                 " that mpi4py loads?"
             )
+        if self._is_one_node:
+            for rank, pid in call.results:
+                self._watched[f"rank {rank}"] = [psutil.Process(pid)]
         return [engine_id for _, engine_id in sorted(zip(ranks, engine_ids, strict=True))]
 
+    def _lost(self) -> str:
+        """Return which process is gone or has stopped for long, "" where all is well."""
+        if dead := self._dead():
+            return self._death(dead)
+        answering = self._client.ids if self._client is not None else []
+        silent = [f"rank {rank}" for rank, i in enumerate(self._engine_ids) if i not in answering]
+        if silent:
+            return f"{' and '.join(silent)} {'do' if len(silent) > 1 else 'does'} not answer"
+        return self._stopped()
+
+    def _dead(self) -> list[str]:
+        return [
+            name
+            for name, processes in self._watched.items()
+            if not all(map(lifeline.is_alive, processes))
+        ]
+
+    def _stopped(self) -> str:
+        now = time.monotonic()
+        for name, processes in self._watched.items():
+            if not any(map(lifeline.is_stopped, processes)):
+                self._stopped_since.pop(name, None)
+            elif now - self._stopped_since.setdefault(name, now) > STOPPED_SECONDS:
+                return f"{name} has been stopped (SIGSTOP) for {STOPPED_SECONDS:.0f} s"
+        return ""
+
     def _death(self, dead: Sequence[str]) -> str:
-        return lifeline.cause_of_death(self._process_output()) or f"{' and '.join(dead)} died"
+        """Return what is known of a death: a rank's own words, mpiexec's notice, or a name."""
+        deadline = time.monotonic() + NOTICE_SECONDS
+        is_started = "mpiexec" in self._watched
+        while is_started and "mpiexec" not in self._dead() and time.monotonic() < deadline:
+            time.sleep(0.05)  # it may be about to say what a rank died of
+        words = wire.last_words(self._folder)  # these are sure to be whole, mpiexec's output is not
+        if cause := lifeline.cause_of_death("".join(words) or self._process_output()):
+            return cause
+        if "mpiexec" in self._dead() and "the controller" not in dead:
+            return "mpiexec died"  # and the ranks with it
+        return f"{' and '.join(dead)} died"
 
     def _process_output(self) -> str:
         """Return the end of what the controller and mpiexec have printed.

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import environment, preflight
-from nnpar_lib.launch.calls import RankError
-from nnpar_lib.launch.cluster import Cluster, EnginesLost
+from nnpar_lib.launch.calls import EnginesLost, RankError
+from nnpar_lib.launch.cluster import Cluster
 from nnpar_lib.launch.rank_output import Progress
 from nnpar_lib.launch.ranks import Ranks
 from nnpar_lib.launch.task_farm import Task

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 
-from nnpar_lib.config.environment import RANK_VARIABLES
+from nnpar_lib.config.environment import RANK_VARIABLES, whole_number
 from nnpar_lib.launch import installation, mpi_settings
 
 
@@ -50,7 +51,7 @@ def is_resuming(env: Mapping[str, str] = os.environ) -> bool:
 def num_nodes(env: Mapping[str, str] = os.environ) -> int:
     """Return the number of nodes of the SLURM allocation that this process is in, 1 outside of
     any."""
-    return int(env.get("SLURM_JOB_NUM_NODES", 1))
+    return whole_number("SLURM_JOB_NUM_NODES", env) if "SLURM_JOB_NUM_NODES" in env else 1
 
 
 def job_id(env: Mapping[str, str] = os.environ) -> str:
@@ -64,8 +65,18 @@ def mpi_rank(env: Mapping[str, str] = os.environ) -> int:
     variables = (*RANK_VARIABLES, "SLURM_PROCID")
     for name in variables:
         if name in env:
-            return int(env[name])
+            return whole_number(name, env)
     raise RuntimeError(
         f"this process has no MPI rank (none of {', '.join(variables)} is set); "
         "start it with mpiexec"
     )
+
+
+def introduce_rank() -> tuple[int, int]:
+    """Return the MPI rank and the process id of this engine.
+
+    From now on SIGTERM ends it at once, which mpiexec notices. The handler that engines come with
+    ends no more than their service: the process then waits for the other ranks to finalise MPI.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return mpi_rank(), os.getpid()

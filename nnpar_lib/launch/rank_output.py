@@ -21,8 +21,7 @@ KeepRecord = Callable[[dict[str, Any]], None]
 
 
 class RankOutput:
-    """Tells apart the lines that ranks print: progress and records go to their takers, the rest is
-    echoed by rank."""
+    """Sorts the lines that ranks print: progress, records, and others, which are echoed by rank."""
 
     def __init__(self, *, on_progress: Progress, on_record: KeepRecord) -> None:
         self._on_progress = on_progress
@@ -30,10 +29,9 @@ class RankOutput:
         self._num_read: dict[tuple[int, str], int] = {}
 
     def read(self, rank: int, stream: str, text: str, *, last: bool = False) -> None:
-        """Take what is new in all that a rank has printed so far to a stream ("stdout" or
-        "stderr").
+        """Take the new lines of `text`, all that a rank has printed to "stdout" or "stderr".
 
-        A line is taken when its end has arrived, or as it is at the `last` reading.
+        A line without an end is left for later, unless this is the `last` reading.
         """
         start = self._num_read.get((rank, stream), 0)
         end = len(text) if last else text.rfind("\n", start) + 1
@@ -43,9 +41,7 @@ class RankOutput:
         shown = None
         for line in text[start:end].splitlines():
             progress = _parse(line, PROGRESS_PREFIX)
-            shown = (
-                progress or shown
-            )  # of several that came at once only the latest is worth showing
+            shown = progress or shown  # only the latest of several is shown
             if progress is None:
                 self._take(rank, stream, line)
         if shown is not None:
@@ -64,8 +60,7 @@ class RankOutput:
 
 
 def _parse(line: str, prefix: str) -> dict[str, Any] | None:
-    """Return the values of a line with this prefix; None for any other line, and for one that a
-    dying rank cut off."""
+    """Return the values of a line with this prefix, None for another or an incomplete line."""
     if not line.startswith(prefix):
         return None
     try:
@@ -76,8 +71,7 @@ def _parse(line: str, prefix: str) -> dict[str, Any] | None:
 
 
 class ProgressDisplay:
-    """A progress bar that becomes one line of text at the end, so that a saved notebook still says
-    what was done.
+    """A progress bar that leaves one line of text, so that a saved notebook says what was done.
 
     In a notebook it is a display that is updated in place, in a terminal a line that is rewritten,
     and in a log a line a minute.
@@ -110,7 +104,7 @@ class ProgressDisplay:
         )
 
     def close(self, summary: str) -> None:
-        """Leave the summary and the seconds it took, where there was anything to show."""
+        """Leave the summary and the seconds it took, if any progress was shown."""
         if self._is_shown:
             line = f"{summary} in {time.monotonic() - self._start:.0f} s"
             self._write(line, html.escape(line), end="\n")
@@ -141,7 +135,7 @@ def _notebook_display() -> Any:
 
 
 def silent_log() -> logging.Logger:
-    """Return a logger that says nothing: what matters comes as an exception."""
+    """Return a logger without output: failures are reported as exceptions."""
     log = logging.getLogger(f"{__name__}.silent")
     log.addHandler(logging.NullHandler())
     log.setLevel(logging.CRITICAL)

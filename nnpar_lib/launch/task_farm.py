@@ -1,4 +1,4 @@
-"""Independent tasks spread over engines: whoever is free takes the next one."""
+"""Independent tasks on engines: a rank that is free takes the next task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Task = TypeVar("Task")
 
 
 class Workers(Protocol):
-    """What a farm asks of the engines."""
+    """What a task farm needs of the engines."""
 
     num_ranks: int
 
@@ -21,7 +21,7 @@ class Workers(Protocol):
         """Have one rank call a function; return the future of its result."""
 
     def check_alive(self) -> None:
-        """Raise where an engine is gone."""
+        """Raise EnginesLost where a process of the engines is gone."""
 
 
 def run(
@@ -32,13 +32,12 @@ def run(
     on_result: Callable[[Task, Any], None],
     meanwhile: Callable[[], None],
 ) -> None:
-    """Call a function on each rank that is free with the next task's arguments, until no task is
-    left and none runs.
+    """Call a function with the arguments of one task after another, on whichever rank is free.
 
-    `next_task` may return None while tasks run on whose results others depend; it is asked again
-    after each result. `meanwhile` is called when all ranks that can be are at work: what takes time
-    belongs there, not in `on_result`. Raises a RankError where a task raises, and EnginesLost where
-    an engine dies.
+    `next_task` may return None while tasks run whose results the next ones depend on; it is asked
+    again after each result. `meanwhile` is called when no rank waits for a task: slow work belongs
+    there, not in `on_result`. Raises a RankError that names the rank where a task raises, and
+    EnginesLost where a process of the engines dies or stops.
     """
     busy: dict[int, tuple[Task, PendingCall, Any]] = {}
     while True:
@@ -46,7 +45,7 @@ def run(
             if (task := next_task()) is not None:
                 part = workers.send_to(rank, name, arguments(task))
                 output = RankOutput(on_progress=lambda *_: None, on_record=lambda _: None)
-                busy[rank] = task, PendingCall([part], output), part
+                busy[rank] = task, PendingCall([part], output, ranks=[rank]), part
         meanwhile()
         if not busy:
             return

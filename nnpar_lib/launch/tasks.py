@@ -20,7 +20,7 @@ TASKS = {
     "export_start": "nnpar_lib.trainers.tasks.cpp_inputs.export_start",
     "gradient_norms": "nnpar_lib.trainers.tasks.gradient_noise.gradient_norms",
     "measure_rooflines": "nnpar_lib.trainers.tasks.roofline.measure",
-    "mpi_rank": "nnpar_lib.launch.environment.mpi_rank",
+    "introduce_rank": "nnpar_lib.launch.environment.introduce_rank",
     "profile_blocks": "nnpar_lib.trainers.tasks.block_profiles.profile_blocks",
     "run_interleaved": "nnpar_lib.trainers.tasks.runs.run_interleaved",
     "run_to_goals": "nnpar_lib.trainers.tasks.goal_run.run_trial_on_ranks",

@@ -115,3 +115,13 @@ def measure_and_fail_at_the_third(configs, num_repeats, experiment, labels=(), d
 
 def measure_slowly(configs, num_repeats, experiment, labels=(), done=()):
     return measure(configs, num_repeats, experiment, pause=1.0)
+
+
+def sleep_a_second(task):
+    time.sleep(1)
+
+
+def fail_in_second_task(task):
+    if task == 1:
+        raise ZeroDivisionError("the weights have turned to dust")
+    time.sleep(3600)

@@ -88,14 +88,14 @@ def finish(name: str, folder: Path, *more: str) -> dict:
 def marked(mark: str, variable: str = MARK) -> list[psutil.Process]:
     """Return the processes with this variable: of a run, what was started, its lifeline, mpiexec
     and the ranks."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(variable) == mark:
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def kill_at_random(name: str, folder: Path, generator: random.Random) -> str:
@@ -110,7 +110,7 @@ def kill_at_random(name: str, folder: Path, generator: random.Random) -> str:
         while modified(checkpoint) == before and process.poll() is None:
             time.sleep(0.005)
         time.sleep(generator.uniform(0.0, 0.5))
-    victims = sorted(marked(mark), key=lambda one: one.pid)
+    victims = sorted(marked(mark), key=lambda process: process.pid)
     chosen = victims if generator.random() < 0.5 else [generator.choice(victims)] if victims else []
     for victim in chosen:
         try:
@@ -121,7 +121,9 @@ def kill_at_random(name: str, folder: Path, generator: random.Random) -> str:
     deadline = time.monotonic() + 20
     while marked(mark):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{[one.cmdline() for one in marked(mark)]} outlived {chosen}")
+            raise RuntimeError(
+                f"{[process.cmdline() for process in marked(mark)]} outlived {chosen}"
+            )
         time.sleep(0.05)
     return f"{len(chosen)} of {len(victims)} processes"
 
@@ -132,8 +134,8 @@ def modified(path: Path) -> int:
 
 def kill_and_resume(name: str, generator: random.Random, num_kills: int, undisturbed: dict) -> dict:
     """Kill a run so many times, let it end, and compare."""
-    with tempfile.TemporaryDirectory() as own:
-        folder = Path(own)
+    with tempfile.TemporaryDirectory() as name_of_folder:
+        folder = Path(name_of_folder)
         killed = [kill_at_random(name, folder, generator) for _ in range(num_kills)]
         record = finish(name, folder, "--checkpoint", str(folder / "checkpoint"))
     return {
@@ -160,12 +162,12 @@ def main() -> None:
     for number in range(arguments.runs):
         name = list(CONFIGS)[(arguments.seed + number) % len(CONFIGS)]
         if name not in undisturbed:
-            with tempfile.TemporaryDirectory() as own:
-                undisturbed[name] = finish(name, Path(own))
-        found = kill_and_resume(name, generator, arguments.kills, undisturbed[name])
+            with tempfile.TemporaryDirectory() as folder:
+                undisturbed[name] = finish(name, Path(folder))
+        outcome = kill_and_resume(name, generator, arguments.kills, undisturbed[name])
         with arguments.out.open("a") as file:
-            file.write(json.dumps(found) + "\n")
-        print(found, flush=True)
+            file.write(json.dumps(outcome) + "\n")
+        print(outcome, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a group of ranks offers, and its twin of one rank, which needs no MPI."""
+"""The operations of a group of ranks, and a group of one rank that needs no MPI."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ class Request(Protocol):
 
 
 class SharedMemory(Protocol):
-    """One buffer a rank of a node, all of them mapped into the memory of every rank of that
-    node."""
+    """A buffer for each rank of a node; every rank of the node can read and write all of them."""
 
     buffers: Sequence[Tensor]
 
@@ -34,48 +33,41 @@ class SharedMemory(Protocol):
 
 
 class Communicator(Protocol):
-    """A group of ranks. A collective operation has to be called by all of them, in the same
-    order."""
+    """A group of ranks. All of them call its collective operations, in the same order."""
 
     rank: int
     size: int
 
     @property
     def takes_gpu_tensors(self) -> bool:
-        """Whether tensors pass from GPU to GPU as they are; else they go by way of pinned memory of
-        the host."""
+        """Whether tensors pass from GPU to GPU, and not through pinned memory of the host."""
 
     def summing_by(self, sum_: Callable[[Tensor], None]) -> Communicator:
-        """Return the same group, in which this function replaces a tensor by its sum over ranks
-        instead of MPI."""
+        """Return the same group with another function, instead of MPI's, that sums over ranks."""
 
     def barrier(self) -> None:
         """Return when every rank has arrived."""
 
     def idle_barrier(self, poll_seconds: float = 0.002) -> None:
-        """Return when every rank has arrived, asleep meanwhile, so that ranks at work have the
-        cores to themselves."""
+        """Return when every rank has arrived; meanwhile sleep and leave the cores to the others."""
 
     def allreduce_sum_(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over ranks; it has the same shape on all of them."""
 
     def start_allreduce_sum_(self, tensor: Tensor) -> Request:
-        """Begin to replace a tensor by its sum; it must not be touched before `wait` has
-        returned."""
+        """Begin to replace a tensor by its sum; nobody may use it before `wait` has returned."""
 
     def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
         """Begin to send a tensor to a rank; it must not be changed before the send is complete."""
 
     def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
-        """Begin to fill a tensor of the sender's shape and type; it is there when `wait` has
-        returned."""
+        """Begin to fill a tensor of the sender's shape and type; `wait` completes it."""
 
     def broadcast_(self, tensor: Tensor, source: int) -> None:
         """Fill a tensor, of the same shape and type on all ranks, with that of one of them."""
 
     def split(self, colors: Sequence[int]) -> Communicator:
-        """Return the group of the ranks that have this rank's colour, in the order of their ranks
-        (collective)."""
+        """Return the group of the ranks with this rank's colour, in their order (collective)."""
 
     def sum(self, value: float) -> float:
         """Return the sum of a number over ranks, on all ranks."""
@@ -101,21 +93,20 @@ class Communicator(Protocol):
 
     @property
     def node_leaders(self) -> Communicator | None:
-        """The group of the lowest rank of each node, None on the ranks that are not in it
-        (collective)."""
+        """The group of the lowest rank of each node, None on all others (collective)."""
 
     def allocate_shared(self, num_elements: int, dtype: torch.dtype) -> SharedMemory:
         """Return zeroed shared memory; every rank of this group has to be on one node (collective).
 
-        Each rank asks for as many numbers as its own buffer is to have.
+        Each rank names the number of elements of its own buffer. A ValueError on all ranks says
+        that the memory does not fit.
         """
 
     def stall_watch(self, seconds: float) -> AbstractContextManager[None]:
-        """Meanwhile, let a rank that waits for longer than this end the run; 0 lets it wait
-        (collective)."""
+        """Meanwhile, let a rank that waits for longer than this end the run; 0 lets it wait."""
 
-    def abort(self) -> None:
-        """End all ranks of the world at once, with a non-zero exit status."""
+    def abort(self, status: int = 1) -> None:
+        """End all ranks of the world at once, with this exit status."""
 
 
 class SingleCommunicator:
@@ -181,8 +172,8 @@ class SingleCommunicator:
     def stall_watch(self, seconds: float) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def abort(self) -> None:
-        raise SystemExit(1)
+    def abort(self, status: int = 1) -> None:
+        raise SystemExit(status)
 
 
 class _Done:

@@ -6,11 +6,14 @@ initialises MPI.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import ctypes
+import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, cached_property
 from typing import Any
 
@@ -18,7 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnpar_lib.config.environment import launched_rank, launched_size
+from nnpar_lib.config.environment import (
+    MEMORY_FOLDER,
+    free_bytes,
+    launched_rank,
+    launched_size,
+    start_seconds,
+)
 from nnpar_lib.records.provenance import loaded_mpi
 from nnpar_lib.trainers.communication.communicator import (
     Communicator,
@@ -29,16 +38,31 @@ from nnpar_lib.trainers.communication.communicator import (
 )
 from nnpar_lib.trainers.communication.stall import StallWatch
 
-VIEW, STAGED, ADDRESS = "view", "staged", "address"  # how a tensor is handed to MPI
+WINDOW_FOLDER_VARIABLE = "OMPI_MCA_osc_sm_backing_directory"
+
+# how a tensor is handed to MPI
+VIEW = "view"
+STAGED = "staged"
+ADDRESS = "address"
 
 
+@cache
 def world() -> Communicator:
-    """Return all ranks that were launched together; alone, a group of one that needs no MPI."""
+    """Return all ranks that were launched together; alone, a group of one that needs no MPI.
+
+    The first call starts MPI (collective), under a watch: a rank that does not come ends the run.
+    """
     if launched_rank() is None:
         return SingleCommunicator()
-    ranks = MpiCommunicator(_mpi().COMM_WORLD)
-    _check_launcher(ranks.size)
-    return ranks
+    watch = StallWatch(start_seconds())
+    watch.start()
+    with watch("the start of MPI"):
+        mpi = _mpi()
+    _check_launcher(mpi.COMM_WORLD.Get_size())
+    if mpi.Query_thread() >= mpi.THREAD_MULTIPLE:
+        watch.connect(mpi.COMM_WORLD)
+    atexit.register(watch.stop)  # before MPI is finalised: exit functions run in reverse order
+    return MpiCommunicator(mpi.COMM_WORLD, watch=watch)
 
 
 def _check_launcher(size: int) -> None:
@@ -57,8 +81,7 @@ def _check_launcher(size: int) -> None:
 
 @cache
 def is_cuda_aware() -> bool:
-    """Return whether the MPI that is loaded takes tensors of a GPU: its own answer; no where it has
-    none."""
+    """Return whether the loaded MPI takes tensors of a GPU, by its own word; no without one."""
     query = getattr(ctypes.CDLL(_mpi().__file__), "MPIX_Query_cuda_support", None)
     return query is not None and bool(query())
 
@@ -85,7 +108,7 @@ class MpiCommunicator:
         self._way = way
         self._sum: Callable[[Tensor], None] | None = None
         self._ranks_per_node = ranks_per_node
-        self._groups: dict[int, Communicator | None] = {}  # kept, for MPI has only so many to give
+        self._groups: dict[int, Communicator | None] = {}  # kept: MPI has few to give
         self._splits: dict[tuple[int, ...], Communicator] = {}
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
@@ -104,7 +127,7 @@ class MpiCommunicator:
         return is_cuda_aware()
 
     def summing_by(self, sum_: Callable[[Tensor], None]) -> Communicator:
-        twin = copy.copy(self)  # shares the groups, of which MPI has only so many to give
+        twin = copy.copy(self)  # shares the groups: MPI has few to give
         twin._sum = sum_
         return twin
 
@@ -157,12 +180,17 @@ class MpiCommunicator:
         return self._splits[key]
 
     def sum(self, value: float) -> float:
-        with self._watch("an all-reduce"):
-            return float(self._comm.allreduce(value))
+        return float(sum(self._all_values(value)))
 
     def max(self, value: float) -> float:
+        return float(max(self._all_values(value)))
+
+    def _all_values(self, value: float) -> list[float]:
+        """Gather a number of each rank; mpi4py's allreduce would hold Python's global lock while it
+        waits, and the stall watch with it."""
         with self._watch("an all-reduce"):
-            return float(self._comm.allreduce(value, op=_mpi().MAX))
+            values: list[float] = self._comm.allgather(value)
+        return values
 
     def broadcast_object(self, value: Any) -> Any:
         with self._watch("a broadcast"):
@@ -199,23 +227,13 @@ class MpiCommunicator:
     def allocate_shared(self, num_elements: int, dtype: torch.dtype) -> SharedMemory:
         return _SharedWindow(self._comm, num_elements, dtype, self._watch)
 
-    def abort(self) -> None:
-        self._comm.Abort(1)
+    def abort(self, status: int = 1) -> None:
+        self._comm.Abort(status)
 
-    @contextmanager
-    def stall_watch(self, seconds: float) -> Iterator[None]:
-        if seconds <= 0 or _mpi().Query_thread() < _mpi().THREAD_MULTIPLE:
-            yield
-            return
-        self._watch.start(self._own_comm, seconds)
-        try:
-            yield
-        finally:
-            self._watch.stop()
-
-    @cached_property
-    def _own_comm(self) -> Any:
-        return self._comm.Dup()
+    def stall_watch(self, seconds: float) -> AbstractContextManager[None]:
+        world_group = _mpi().COMM_WORLD.Get_group()
+        ranks = self._comm.Get_group().Translate_ranks(range(self.size), world_group)
+        return self._watch.training(list(ranks), seconds)
 
     def _split(self, color: int | None) -> MpiCommunicator | None:
         part = self._comm.Split(_mpi().UNDEFINED if color is None else color, self.rank)
@@ -240,11 +258,10 @@ class MpiCommunicator:
 
 
 class _Message:
-    """A tensor as MPI gets it: a view of it, a copy of it in the host's memory, or its address on a
-    GPU.
+    """A tensor as MPI gets it: a view, a copy in the host's memory, or its address on a GPU.
 
-    MPI knows nothing of a GPU's queue of work: what is to be read has to be there, and what is to
-    be written free.
+    MPI knows nothing of a GPU's queue of work. What MPI reads must have been computed before, and
+    what it writes must not be in use.
     """
 
     def __init__(self, tensor: Tensor, way: str, *, is_read: bool) -> None:
@@ -258,7 +275,7 @@ class _Message:
         self.buffer: Any = _by_address(self._host) if way == ADDRESS else self._host.numpy()
 
     def unpack(self) -> None:
-        """Bring what MPI has written to where the tensor lies."""
+        """Copy what MPI has written to the tensor."""
         if self._host is not self._tensor:
             self._tensor.copy_(
                 self._host, non_blocking=True
@@ -266,7 +283,7 @@ class _Message:
 
 
 def _by_address(tensor: Tensor) -> list[Any]:
-    """Return what mpi4py takes for memory that the host cannot look into."""
+    """Return what mpi4py takes for memory that the host cannot read."""
     code = torch.empty(0, dtype=tensor.dtype).numpy().dtype.char
     return [
         _mpi().buffer.fromaddress(tensor.data_ptr(), tensor.nbytes),
@@ -286,8 +303,11 @@ class _MpiRequest:
         *,
         is_written: bool = False,
     ) -> None:
-        self._request, self._message, self._is_written = request, message, is_written
-        self._watch, self._operation = watch, operation
+        self._request = request
+        self._message = message
+        self._is_written = is_written
+        self._watch = watch
+        self._operation = operation
 
     def test(self) -> bool:
         return bool(self._request.Test())
@@ -304,8 +324,10 @@ class _SharedWindow:
 
     def __init__(self, comm: Any, num_elements: int, dtype: torch.dtype, watch: StallWatch) -> None:
         itemsize = dtype.itemsize
+        _check_room(comm, num_elements * itemsize)
         info = _mpi().Info.Create({"alloc_shared_noncontig": "true"})
-        self._comm, self._watch = comm, watch
+        self._comm = comm
+        self._watch = watch
         self._window = _mpi().Win.Allocate_shared(
             num_elements * itemsize, itemsize, comm=comm, info=info
         )
@@ -336,7 +358,39 @@ class _SharedWindow:
         return torch.from_numpy(array).view(dtype)
 
 
+def _check_room(comm: Any, num_bytes: int) -> None:
+    """Raise a ValueError on all ranks where their shared memory does not fit (collective).
+
+    Memory that is not there is noticed when it is written to, and then it is a bus error.
+    """
+    folder = os.environ.get(WINDOW_FOLDER_VARIABLE, MEMORY_FOLDER)
+    num_free = free_bytes(folder) if os.path.isdir(folder) else sys.maxsize
+    parts = comm.allgather((num_bytes, num_free))
+    total = sum(part for part, _ in parts)
+    room = min(free for _, free in parts)
+    if total > room:
+        raise ValueError(
+            f"the shared memory of {comm.Get_size()} ranks takes {total / 2**20:.1f} MiB, and"
+            f" {folder} has room for {room / 2**20:.1f}; take allreduce='mpi', or make it larger"
+            " (docker run --shm-size=1g)"
+        )
+
+
+@cache
 def _mpi() -> Any:
+    """Return mpi4py's module; the first call starts MPI (collective).
+
+    mpi4py itself would start it under Python's global lock, and no thread could look at the wait.
+    """
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = False
     from mpi4py import MPI
 
+    if not MPI.Is_initialized():
+        level = ctypes.c_int(MPI.THREAD_MULTIPLE)
+        ctypes.CDLL(MPI.__file__).MPI_Init_thread(None, None, level, ctypes.byref(ctypes.c_int()))
+        MPI.COMM_WORLD.Set_errhandler(MPI.ERRORS_RETURN)  # as exceptions
+        atexit.register(MPI.Finalize)
     return MPI

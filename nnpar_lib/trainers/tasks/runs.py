@@ -17,18 +17,21 @@ from typing import Any, Protocol
 import torch
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.environment import launched_rank
+from nnpar_lib.config.usage import INTERRUPT_STATUS, USAGE_STATUS, is_usage_error
 from nnpar_lib.records.kinds import AllreduceRecord, MessageRecord, Record
 from nnpar_lib.records.provenance import INITIAL_CORES, provenance
 from nnpar_lib.records.store import to_json
-from nnpar_lib.records.wire import PROGRESS_PREFIX, RECORD_PREFIX
+from nnpar_lib.records.wire import PROGRESS_PREFIX, RECORD_PREFIX, leave_last_words
 from nnpar_lib.trainers.communication import allreduce
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.data import batches
-from nnpar_lib.trainers.loop.checkpoint import CheckpointRefusedError
 from nnpar_lib.trainers.loop.placement import place
 from nnpar_lib.trainers.loop.training import train
 from nnpar_lib.trainers.timeline import Timeline
+
+TURN_SECONDS = 1.0
 
 
 class Listener(Protocol):
@@ -122,15 +125,34 @@ def describe_rank() -> dict[str, Any]:
 
 @contextmanager
 def abort_all_on_error() -> Iterator[None]:
-    """End all ranks when this one raises, for the rest would wait for it in a collective."""
+    """End all ranks when this one raises, for the rest would wait for it in a collective.
+
+    What is wrong with the user's input is one line and exit status 2, anything else a traceback. A
+    process that was started alone just raises.
+    """
     try:
         yield
-    except CheckpointRefusedError:  # all ranks raise it
-        raise
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        rank = launched_rank()
+        if rank is None:
+            raise
+        text, status = _last_words(rank, error)
+        if status == USAGE_STATUS and rank > 0:
+            time.sleep(TURN_SECONDS)  # where all ranks say the same, rank 0 says it first
+        sys.stdout.flush()
         sys.stderr.flush()
-        world().abort()
+        leave_last_words(text)
+        world().abort(status)
+
+
+def _last_words(rank: int, error: BaseException) -> tuple[str, int]:
+    """Return what a rank says of an error that ends it, and its exit status."""
+    if is_usage_error(error):
+        return f"nnpar: {' '.join(str(error).splitlines())}", USAGE_STATUS
+    if isinstance(error, KeyboardInterrupt):
+        return f"nnpar: rank {rank} was interrupted (KeyboardInterrupt)", INTERRUPT_STATUS
+    trace = "".join(traceback.format_exception(error))
+    return f"nnpar: rank {rank} raised {type(error).__name__}:\n{trace}", 1
 
 
 def sweep_allreduces(

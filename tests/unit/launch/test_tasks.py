@@ -34,4 +34,4 @@ def names_in(module):
 
 def test_every_task_that_engines_ask_for_is_in_the_table():
     names = names_in(engines) | names_in(cluster)
-    assert {"run_interleaved", "describe_rank", "mpi_rank"} <= names <= set(TASKS)
+    assert {"run_interleaved", "describe_rank", "introduce_rank"} <= names <= set(TASKS)
