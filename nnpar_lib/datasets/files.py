@@ -66,7 +66,13 @@ def data_folder() -> Path:
     """
     chosen = os.environ.get(FOLDER_VARIABLE, "")
     if chosen:
-        return Path(chosen).expanduser()
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError:
+            raise DataError(
+                f"{FOLDER_VARIABLE}={chosen!r} names a home folder that is not known; give the"
+                " folder's whole path"
+            ) from None
     checkout = Path(__file__).resolve().parents[2]
     return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "data"
 

@@ -119,7 +119,7 @@ def find_done(
         if isinstance(record, RunRecord)
         and _what_is_run(record.config) == wanted
         and record.experiment == experiment
-        and all(record.provenance[key] == provenance[key] for key in ("host", "source_sha256"))
+        and all(record.provenance.get(key) == provenance[key] for key in ("host", "source_sha256"))
     ]
 
 
@@ -176,6 +176,9 @@ def _parse(line: str) -> Record | None:
         values = json.loads(line)
     except json.JSONDecodeError:
         return None
+    for name in ("config", "provenance"):
+        if not isinstance(values.get(name, {}), dict):
+            raise TypeError(f"{name} is no object")
     if "config" in values:
         values["config"] = with_current_names(values["config"])
     return KINDS[values["kind"]](**values)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from sqlalchemy.exc import DatabaseError
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from nnpar_lib.config.study import StudyConfig
 from nnpar_lib.launch.search.plan import Job, Outcome
@@ -44,9 +45,19 @@ class SearchStore:
         self._unsaved.append((job, outcome))
 
     def save(self) -> None:
-        """Write what was kept and is not in the file yet."""
+        """Write what was kept and is not in the file yet.
+
+        Raises a ValueError where the file cannot be written, such as on a disk that is full.
+        """
         while self._unsaved:
-            self._write(*self._unsaved[0])
+            try:
+                self._write(*self._unsaved[0])
+            except (OperationalError, StorageInternalError) as error:
+                reason = getattr(error.__cause__, "orig", error.__cause__)
+                raise ValueError(
+                    f"{self._path} cannot be written ({reason}); {len(self._unsaved)} runs are"
+                    " lost, and those before them are kept: start again once it can be written"
+                ) from None
             self._unsaved.pop(0)
 
     def _write(self, job: Job, outcome: Mapping[str, Any]) -> None:
@@ -70,9 +81,19 @@ class SearchStore:
         self._studies[job.batch_size].add_trial(trial)
 
     def _open(self) -> optuna.storages.RDBStorage:
+        if "?" in str(self._path):
+            raise ValueError(
+                f"{self._path} has a question mark in its name, which SQLAlchemy takes for options;"
+                " name another file"
+            )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return optuna.storages.RDBStorage(f"sqlite:///{self._path}")
+        except OperationalError as error:
+            raise ValueError(
+                f"{self._path} cannot be used ({error.orig}); end the process that has it, or name"
+                " another file"
+            ) from None
         except (DatabaseError, RuntimeError, AssertionError):
             raise ValueError(
                 f"{self._path} is not a storage of a study; name another file, or one that is not"
