@@ -43,7 +43,7 @@ gpu-report: $(READY)  ## measure what a GPU gives, in at most 8 minutes, and kee
 	@$(BIN)/python -m nnpar_lib gpu --dataset $(DATASET)
 
 cpp: $(READY)  ## build the program in C++ (into build/cpp)
-	@$(BIN)/python -m nnpar_lib.launch.native
+	@$(BIN)/python -m nnpar_lib.launch.native_build
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks

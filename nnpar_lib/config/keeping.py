@@ -36,7 +36,6 @@ class Keeping(Section):
         "seconds that a rank waits for others before it ends the run and says who is "
         "missing; 0: for ever",
         role=BOOKKEEPING,
-        read_by={"strategy": IN_PYTHON},
         tells_runs_apart=False,
     )
     memory_budget_mib: int = option(

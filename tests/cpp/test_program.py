@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.launch import native
+from nnpar_lib.config.sections import passed_to_native
+from nnpar_lib.launch import native, native_build
 from nnpar_lib.records import store
 from tests.conftest import ROOT, mpiexec, run_python
 
@@ -97,7 +98,8 @@ def test_files_of_another_size_are_refused(build, data):
 def test_help_names_every_option_of_the_program(build):
     process = call(build("serial"), "--help")
     assert process.returncode == 0
-    assert {f"--{name.replace('_', '-')}" for name in native.PASSED_ON} <= set(
+    names = set(passed_to_native()) - {"num_ranks"}  # the launcher tells them
+    assert {f"--{name.replace('_', '-')}" for name in names} <= set(
         re.findall(r"--[a-z-]+", process.stdout)
     )
 
@@ -159,7 +161,7 @@ def source_files():
 
 
 def test_the_source_is_formatted():
-    tool = native._find("clang-format")
+    tool = native_build.find_tool("clang-format")
     process = subprocess.run(
         [tool, "--dry-run", "--Werror", *source_files()],
         capture_output=True,
@@ -172,13 +174,13 @@ def test_the_source_is_formatted():
 def test_clang_tidy_finds_nothing(build):
     folder = build("release").parent
     files = [name for name in source_files() if name.endswith(".cpp") and "single" not in name]
-    runner = Path(native._find("clang-tidy")).with_name("run-clang-tidy.py")
+    runner = Path(native_build.find_tool("clang-tidy")).with_name("run-clang-tidy.py")
     process = subprocess.run(
         [
             sys.executable,
             str(runner),
             "-clang-tidy-binary",
-            native._find("clang-tidy"),
+            native_build.find_tool("clang-tidy"),
             "-p",
             str(folder),
             "-quiet",

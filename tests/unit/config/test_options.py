@@ -70,7 +70,7 @@ def test_what_the_program_in_cpp_is_told():
     assert set(passed_to_native()) == {
         *("strategy", "num_ranks", "dataset", "global_batch_size", "num_epochs", "num_steps"),
         *("optimizer", "lr", "momentum", "lr_schedule", "allreduce", "average_every", "hidden"),
-        *("seed", "binding", "num_threads", "num_warmup_steps", "evaluate_every"),
+        *("seed", "binding", "num_threads", "num_warmup_steps", "evaluate_every", "stall_seconds"),
     }
 
 
