@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -195,9 +196,11 @@ def _run_native(config: RunConfig, num_repeats: int, out: Path | None, size: int
             f"strategy {config.strategy!r} starts ranks of its own; leave mpiexec out and "
             "give --num-ranks"
         )
-    records = native.run_interleaved([config], num_repeats=num_repeats, results_file=out)
-    print(table(records), flush=True)
-    return 0
+    listener = TerminalListener(out)
+    for repeat in range(num_repeats):
+        listener.record(dataclasses.replace(native.run(config), repeat=repeat))
+    listener.close()
+    return int(listener.num_unwritten > 0)
 
 
 def _formatter(form: str) -> Callable[[float], str]:

@@ -11,13 +11,13 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import PIPE, CompletedProcess, Popen
 from typing import Any, Protocol
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.sections import passed_to_native
-from nnpar_lib.launch import environment, guarded, lifeline, memory_need, preflight, tasks
-from nnpar_lib.launch.calls import EnginesLost
+from nnpar_lib.launch import environment, lifeline, memory_need, preflight, tasks
+from nnpar_lib.launch.cluster import EnginesLost
 from nnpar_lib.launch.native_build import SOURCE, build, build_folder, locked
 from nnpar_lib.launch.run_folder import run_folder
 from nnpar_lib.records import store
@@ -109,9 +109,24 @@ def start(num_ranks: int, words: Sequence[str], folder: str, program: Path | Non
         command = [*environment.mpiexec_command(), "-n", str(num_ranks), *command]
     private = environment.private_files(folder) if environment.num_nodes() == 1 else {}
     variables = {**environment.mpi_environment(), **private}
-    process = guarded.run(command, folder, variables, is_captured=True)
+    process = _run_guarded(command, folder, {**os.environ, **variables})
     if process.returncode != 0:
         raise _error(process)
+
+
+def _run_guarded(
+    command: Sequence[str], folder: str, variables: dict[str, str]
+) -> CompletedProcess[str]:
+    """Run a command to its end on a lifeline, which ends it where this process ends."""
+    with Popen(
+        [*lifeline.command(folder), *command], env=variables, stdout=PIPE, stderr=PIPE, text=True
+    ) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    return CompletedProcess(command, process.returncode, output, errors)
 
 
 def _error(process: CompletedProcess[str]) -> Exception:
