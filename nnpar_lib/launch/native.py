@@ -11,15 +11,15 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from subprocess import PIPE, CompletedProcess, Popen
+from subprocess import CompletedProcess
 from typing import Any, Protocol
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.sections import passed_to_native
-from nnpar_lib.launch import environment, lifeline, memory_need, preflight, tasks
-from nnpar_lib.launch.cluster import EnginesLost
+from nnpar_lib.launch import environment, guarded, lifeline, memory_need, preflight, tasks
+from nnpar_lib.launch.calls import EnginesLost
 from nnpar_lib.launch.native_build import SOURCE, build, build_folder, locked
-from nnpar_lib.launch.run_folder import run_folder
+from nnpar_lib.launch.private_folder import PrivateFolder
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import RunRecord
 from nnpar_lib.records.provenance import provenance
@@ -56,10 +56,11 @@ def run(
             f"strategy {config.strategy!r} is no program in C++; use engines, or strategy='cpp'"
         )
     preflight.check(config)
+    preflight.check_results_file(results_file, [config])
     program = build()
-    is_one_node = environment.num_nodes() == 1
-    parents = () if is_one_node else (os.getcwd(),)  # which ranks on other nodes see too
-    with run_folder(memory_need.shared_bytes(config), parents) as folder:
+    # ranks on other nodes need the files too, and only the working directory is sure to be shared
+    parent = None if environment.num_nodes() == 1 else os.getcwd()
+    with PrivateFolder(parent=parent, num_bytes=memory_need.shared_bytes(config)) as folder:
         files = _write_inputs(config, folder)
         files["out"] = f"{folder}/record.jsonl"
         files["save-weights"] = str(weights_file or f"{folder}/final")
@@ -69,7 +70,7 @@ def run(
         record = _record(Path(files["out"]), Path(files["save-weights"]), config, origin)
     record = dataclasses.replace(record, experiment=experiment)
     if results_file is not None:
-        store.append(results_file, [record])
+        store.append_or_print(results_file, record)
     return record
 
 
@@ -86,6 +87,7 @@ def run_interleaved(
 
     Those that are not for the program in C++ run on the engines `ranks`, which sleep while it runs.
     """
+    preflight.check_results_file(results_file, configs)
     records = []
     for repeat, config in itertools.product(range(num_repeats), configs):
         if ranks is None or config.is_native:
@@ -94,7 +96,7 @@ def run_interleaved(
             record = ranks.run(config, experiment=experiment)
         records.append(dataclasses.replace(record, repeat=repeat))
         if results_file is not None:
-            store.append(results_file, records[-1:])
+            store.append_or_print(results_file, records[-1])
     return records
 
 
@@ -109,24 +111,9 @@ def start(num_ranks: int, words: Sequence[str], folder: str, program: Path | Non
         command = [*environment.mpiexec_command(), "-n", str(num_ranks), *command]
     private = environment.private_files(folder) if environment.num_nodes() == 1 else {}
     variables = {**environment.mpi_environment(), **private}
-    process = _run_guarded(command, folder, {**os.environ, **variables})
+    process = guarded.run(command, folder, variables, is_captured=True)
     if process.returncode != 0:
         raise _error(process)
-
-
-def _run_guarded(
-    command: Sequence[str], folder: str, variables: dict[str, str]
-) -> CompletedProcess[str]:
-    """Run a command to its end on a lifeline, which ends it where this process ends."""
-    with Popen(
-        [*lifeline.command(folder), *command], env=variables, stdout=PIPE, stderr=PIPE, text=True
-    ) as process:
-        try:
-            output, errors = process.communicate()
-        except BaseException:
-            process.terminate()
-            raise
-    return CompletedProcess(command, process.returncode, output, errors)
 
 
 def _error(process: CompletedProcess[str]) -> Exception:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from nnpar_lib.config.environment import memory_folder
+from nnpar_lib.config.environment import MEMORY_FOLDER, RUNTIME_BYTES, free_bytes, memory_folder
 
 PREFIX = ".nnpar-"
 LOCK = ".owner"
@@ -20,10 +20,19 @@ class PrivateFolder:
 
     It lies in memory where there is room, as messages between ranks pass through its files. The
     owner holds a lock on a file in it. Folders of this user that nobody holds are removed first.
+    A ValueError names the room where there are no `num_bytes` for it.
     """
 
-    def __init__(self, *, parent: str | Path | None = None, label: str = "local") -> None:
-        where = parent or memory_folder() or tempfile.gettempdir()
+    def __init__(
+        self,
+        *,
+        parent: str | Path | None = None,
+        label: str = "local",
+        num_bytes: int = RUNTIME_BYTES,
+    ) -> None:
+        for folder in (MEMORY_FOLDER, tempfile.gettempdir()):
+            remove_abandoned(folder)
+        where = parent or memory_folder(num_bytes) or _temporary_folder(num_bytes)
         remove_abandoned(where)
         self.path = tempfile.mkdtemp(prefix=f"{PREFIX}{label}-", dir=where)
         self._lock = Path(self.path, LOCK).open("w")  # noqa: SIM115 - held until the end
@@ -40,6 +49,19 @@ class PrivateFolder:
         """Remove the folder with all that is in it; may be called again."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
+
+
+def _temporary_folder(num_bytes: int) -> str:
+    """Return the folder for temporary files; a ValueError where it has no room either."""
+    folder = tempfile.gettempdir()
+    free = free_bytes(folder)
+    if free < num_bytes:
+        raise ValueError(
+            f"the run needs {num_bytes:,} bytes for its files and for what ranks share, but"
+            f" {MEMORY_FOLDER} has less, and {folder} has {free:,}; make room, name another folder"
+            " in the environment variable TMPDIR, or use allreduce='mpi'"
+        )
+    return folder
 
 
 def remove_abandoned(parent: str | Path) -> None:

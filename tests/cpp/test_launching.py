@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from nnpar_lib.launch import native_build
-from nnpar_lib.launch.run_folder import PREFIX
+from nnpar_lib.launch.private_folder import PREFIX
 from tests.conftest import ROOT, run_python
 from tests.cpp.test_faults import END_SECONDS, in_mounts
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from nnpar_lib.config import environment
 from nnpar_lib.launch.private_folder import PrivateFolder
 
@@ -48,3 +50,8 @@ def test_memory_without_room_is_no_folder_for_messages(monkeypatch):
     assert environment.memory_folder(2**60) is None
     monkeypatch.setattr(environment, "MEMORY_FOLDER", "/nosuch")
     assert environment.memory_folder() is None
+
+
+def test_no_room_anywhere_is_one_line():
+    with pytest.raises(ValueError, match=r"needs 1,125,899,906,842,624 bytes .* TMPDIR"):
+        PrivateFolder(num_bytes=2**50)
