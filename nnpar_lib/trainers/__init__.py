@@ -1,1 +1,1 @@
-"""The engine side: one process a rank; it knows nothing of notebooks."""
+"""The engine side: one process for each rank; it knows nothing of notebooks."""

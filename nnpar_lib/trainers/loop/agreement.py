@@ -1,5 +1,5 @@
-"""What the ranks of a run agree on now and then: whether it has diverged, and whether a checkpoint
-is due."""
+"""What the ranks of a run agree on periodically: whether it has diverged, whether a checkpoint is
+due."""
 
 from __future__ import annotations
 

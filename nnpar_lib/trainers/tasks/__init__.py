@@ -1,1 +1,1 @@
-"""What a kernel may ask of ranks, each task a function of its own."""
+"""What a kernel may ask of ranks: each task is a function."""

@@ -125,6 +125,6 @@ def _check(configs: Sequence[RunConfig]) -> None:
     for config in configs:
         if config.replace(lr=first.lr, momentum=first.momentum, seed=first.seed) != first:
             raise ValueError(
-                "trials trained together may differ in lr, momentum and seed only; train the others"
-                " apart"
+                "trials trained together may differ in lr, momentum and seed only; train the rest"
+                " separately"
             )
