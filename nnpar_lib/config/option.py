@@ -104,14 +104,17 @@ class Section:
             if description.choices and value not in description.choices:
                 hint = suggestion(value, description.choices)
                 raise ValueError(f"unknown {field.name} {value!r}; {hint}")
-            if None not in (value, description.minimum) and value < description.minimum:
-                raise ValueError(
-                    f"{field.name}={value} is too small; it must be at least {description.minimum}"
-                )
+            check_minimum(field.name, value, description.minimum)
 
     def _set(self, name: str, value: Any) -> None:
         """Replace a value by another form of itself, before anything is checked."""
         object.__setattr__(self, name, value)
+
+
+def check_minimum(name: str, value: Any, minimum: int | None) -> None:
+    """Refuse a number below its minimum; an option that is not given has none."""
+    if value is not None and minimum is not None and value < minimum:
+        raise ValueError(f"{name}={value} is too small; it must be at least {minimum}")
 
 
 def suggestion(value: object, known: Sequence[str]) -> str:

@@ -1,5 +1,4 @@
-"""What a study of scaling regimes is asked: which goals, which batch sizes, how many trials and
-seeds."""
+"""The parameters of a study of scaling regimes: goals, batch sizes, trials and seeds."""
 
 from __future__ import annotations
 
@@ -8,24 +7,24 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from nnpar_lib.config.option import option
+from nnpar_lib.config.option import check_minimum, describe, option
 from nnpar_lib.config.run import RunConfig
 from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES, WITH_MOMENTUM
 
 NUM_VALIDATION_EXAMPLES = {"digits": 1_000, "mnist": 5_000, "fashion_mnist": 5_000}
-# Learning rates are looked for around lr_max / (1 + B* / B): proportional to small batches,
-# constant for large ones.
+# Learning rates are searched around lr_max / (1 + B* / B): proportional to the size of small
+# batches, constant for large ones.
 LR_MAX = {"sgd": 0.4, "momentum": 0.1, "nesterov": 0.1, "adam": 0.004, "adagrad": 0.04}
 LR_KNEE = 128.0  # B*, in examples
-LR_FACTOR = 10.0  # the range reaches so far to both sides of its centre
+LR_FACTOR = 10.0  # from the centre of the range to either end
 MOMENTUM_RANGE = (0.02, 1.0)  # of one minus momentum
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """The parameters of a study: steps to goal errors against the batch size, metaparameters tuned
-    at each.
+    """The parameters of a study of the steps to goal errors against the batch size.
 
+    Metaparameters are tuned at each batch size.
     A wrong value raises a ValueError that names it and says what would be right.
     """
 
@@ -39,12 +38,18 @@ class StudyConfig:
     )
     goal_errors: tuple[float, ...] = option((0.1, 0.05), "validation errors to reach, falling")
     batch_sizes: tuple[int, ...] = option((4, 16, 64, 256, 1024), "global batch sizes")
-    num_trials: int = option(20, "metaparameter points tried at each batch size, the same in each")
-    num_finalists: int = option(3, "best trials that run again, of which the best median wins")
-    num_finalist_seeds: int = option(3, "seeds that each finalist runs on")
-    num_seeds: int = option(10, "fresh seeds that the winner runs on, for the estimate")
+    num_trials: int = option(
+        20, "metaparameter points tried at each batch size, the same in each", minimum=1
+    )
+    num_finalists: int = option(
+        3, "best trials that run again, of which the best median wins", minimum=1
+    )
+    num_finalist_seeds: int = option(3, "seeds that each finalist runs on", minimum=1)
+    num_seeds: int = option(10, "fresh seeds that the winner runs on, for the estimate", minimum=1)
     max_steps: int = option(
-        600, "step cap of very large batches; that of batch size B is this times (1 + 256/B)"
+        600,
+        "step cap of very large batches; that of batch size B is this times (1 + 256/B)",
+        minimum=1,
     )
 
     def __post_init__(self) -> None:
@@ -52,11 +57,8 @@ class StudyConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_goals()
         self._check_batch_sizes()
-        for name in ("num_trials", "num_finalists", "num_finalist_seeds", "num_seeds", "max_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} is too small; it must be at least 1"
-                )
+        for field in dataclasses.fields(self):
+            check_minimum(field.name, getattr(self, field.name), describe(field).minimum)
 
     def to_json(self) -> str:
         """Return the parameters as one line: what tells a study from another."""

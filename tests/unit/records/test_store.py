@@ -15,7 +15,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import AllreduceRecord, RunRecord
 from nnpar_lib.records.provenance import provenance
-from tests.conftest import run_python
+from tests.conftest import ROOT, run_python
 
 CONFIG = RunConfig(strategy="gradient_averaging", num_ranks=2, hidden=(64, 32), seed=3)
 ORIGIN = {"host": "here", "source_sha256": "abc", "version": "0"}
@@ -278,3 +278,14 @@ def test_repeats_that_are_recorded_are_found_by_config_and_repeat(file):
     done = store.find_repeats(file, [CONFIG, reseeded], 2, "", ORIGIN)
     assert set(done) == {(1, 0), (0, 1)}
     assert store.find_repeats(None, [CONFIG], 2, "", ORIGIN) == {}
+
+
+def test_records_from_before_communicator_went_into_allreduce_are_read(tmp_path):
+    path = ROOT / "report/results/mnist-full/03_balance.jsonl"
+    stored = path.read_text()
+    assert '"communicator": "mpi"' in stored
+    for record in store.load(path):
+        assert RunConfig.from_parameters(record.config).allreduce == "shared"
+    over_nccl = tmp_path / "nccl.jsonl"
+    over_nccl.write_text(stored.replace('"communicator": "mpi"', '"communicator": "nccl"'))
+    assert {record.config["allreduce"] for record in store.load(over_nccl)} == {"nccl"}
