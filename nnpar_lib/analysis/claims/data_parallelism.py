@@ -57,7 +57,7 @@ def serial_accuracies(runs: pd.DataFrame) -> dict[str, Any]:
 def averaging(runs: pd.DataFrame) -> dict[str, Any]:
     """Return the median test accuracy in percent of the mlp for each way to average."""
     mlp = runs[runs["model"] == "mlp"]
-    table = scaling.accuracy(mlp, ["strategy", "average_every"])
+    table = _accuracies(mlp, ["strategy", "average_every"])
     median = table.set_index(["strategy", "average_every"])["median"]
     return {
         "averaging-serial": 100 * median["serial", 0],
@@ -73,10 +73,16 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     One row per model, strategy and averaging interval.
     """
-    table = scaling.accuracy(runs, ["model", "strategy", "average_every"])
+    table = _accuracies(runs, ["model", "strategy", "average_every"])
     percent = ["median", "min", "max"]
     table[percent] *= 100
     return table
+
+
+def _accuracies(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return `scaling.accuracy`; a strategy that does not read the averaging interval has 0."""
+    table = scaling.accuracy(runs, by)
+    return table.assign(average_every=table["average_every"].fillna(0).astype(int))
 
 
 def efficiency_table(weak: pd.DataFrame) -> pd.DataFrame:
