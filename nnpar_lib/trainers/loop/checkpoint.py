@@ -1,10 +1,9 @@
-"""Checkpoints of a run: what all ranks hold, in one form that any other strategy and number of
-ranks can read.
+"""Checkpoints of a run, in a form that any strategy and any number of ranks can read.
 
-Every parameter is written whole, and the optimizer's tensors with it, whoever holds which part.
-What is alike to the last bit on all ranks is written once; where copies differ (between two
-averages of weights, say) each rank's is written. As many ranks of the same strategy go on with
-their own copies, bit by bit; others go on with the mean of all. Nothing random is left to keep: the
+Parameters and the optimizer's tensors are written whole, whichever rank holds which part. A tensor
+that is the same to the last bit on all ranks is written once; copies that differ, as between two
+averages of weights, are all written. The same strategy on the same number of ranks continues with
+the ranks' own copies, bit by bit; any other continues with their mean. No random state is kept: the
 order of the examples is a function of the seed and the step.
 """
 
@@ -38,8 +37,10 @@ def save(
     communicator: Communicator,
     progress: dict[str, Any],
 ) -> None:
-    """Write a checkpoint (collective). Where there is no room, say so and let the run go on; the
-    earlier one stays."""
+    """Write a checkpoint (collective).
+
+    Where there is no room, print a line and return: the run continues, the earlier file stays.
+    """
     state = strategy.state()
     tensors = {}
     for name, value in _whole_tensors(state, strategy, communicator):
@@ -51,7 +52,7 @@ def save(
     header = Header(
         config=config.to_dict(),
         progress=progress,
-        numbers=[one for one, _ in numbers],
+        numbers=[values for values, _ in numbers],
         counters=[counters for _, counters in numbers],
     )
     try:
@@ -150,7 +151,7 @@ def _whole_tensors(
         **({RUNNING: state.running} if state.running else {}),
     }
     names = dict.fromkeys(
-        name for found in communicator.allgather_objects(list(kinds)) for name in found
+        kind for rank_kinds in communicator.allgather_objects(list(kinds)) for kind in rank_kinds
     )
     nothing_yet = [
         torch.zeros_like(parameter) for parameter in state.parameters
@@ -161,7 +162,7 @@ def _whole_tensors(
 
 
 def _copies(name: str, value: Tensor, communicator: Communicator) -> Iterator[tuple[str, Tensor]]:
-    """Yield a value once where it is alike on all ranks, else each rank's (collective)."""
+    """Yield a value once where it is the same on all ranks, else each rank's (collective)."""
     value = value.detach().cpu().contiguous()
     digest = hashlib.sha256(value.reshape(-1).view(torch.uint8).numpy().data).digest()
     if len(set(communicator.allgather_objects(digest))) == 1:
@@ -172,8 +173,7 @@ def _copies(name: str, value: Tensor, communicator: Communicator) -> Iterator[tu
 
 
 def _choose(tensors: dict[str, Tensor], rank: int | None) -> dict[str, list[Tensor]]:
-    """Return the values for the whole model by kind: of each that has copies a rank's own, or their
-    mean."""
+    """Return the whole model's values by kind; of copies, those of a rank, or their mean."""
     copies: dict[str, dict[int, list[Tensor]]] = {}
     for name in sorted(
         tensors, key=lambda name: int((name + "@0").split("@")[1])
@@ -181,22 +181,24 @@ def _choose(tensors: dict[str, Tensor], rank: int | None) -> dict[str, list[Tens
         kind, index = name.split("@")[0].rsplit(".", 1)
         copies.setdefault(kind, {}).setdefault(int(index), []).append(tensors[name])
     return {
-        kind: [_one_of(found[index], rank) for index in sorted(found)]
-        for kind, found in copies.items()
+        kind: [_copy_or_mean(of_kind[index], rank) for index in sorted(of_kind)]
+        for kind, of_kind in copies.items()
     }
 
 
-def _one_of(copies: list[Tensor], rank: int | None) -> Tensor:
+def _copy_or_mean(copies: list[Tensor], rank: int | None) -> Tensor:
     if len(copies) == 1:
         return copies[0]
     return torch.stack(copies).mean(dim=0) if rank is None else copies[rank]
 
 
 def _mean(numbers: list[dict[str, float]]) -> dict[str, float]:
-    found = [one for one in numbers if one]
+    """Return the mean of each number over the ranks that have any."""
+    filled = [values for values in numbers if values]
+    if not filled:
+        return {}
     return {
-        name: sum(one.get(name, 0.0) for one in found) / len(found)
-        for name in (found[0] if found else {})
+        name: sum(values.get(name, 0.0) for values in filled) / len(filled) for name in filled[0]
     }
 
 
