@@ -1,3 +1,3 @@
 """Train neural networks in parallel, and measure what that gains."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
