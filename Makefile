@@ -19,9 +19,11 @@ help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 report: $(READY)  ## run the notebooks and render the report (DATASET=digits|mnist|fashion_mnist, PRESET=quick|full, RESUME=1 goes on)
+	@report/install_browser.sh
 	@$(BIN)/python report/build.py --dataset $(DATASET) --preset $(PRESET) $(if $(filter 1,$(RESUME)),--resume)
 
 report-from-results: $(READY)  ## render the committed records of MNIST again, without measuring
+	@report/install_browser.sh
 	@$(BIN)/python report/build.py --dataset mnist --preset full --from-results
 
 test: $(READY)  ## run every check and the whole test suite

@@ -7,6 +7,7 @@ numbers, so every rank knows the order of every other rank without a message.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -202,30 +203,31 @@ def simulate(
     duration of a computation, and `message_seconds` the time between the end of a computation and
     the arrival of its output at another rank. Raises RuntimeError where ranks deadlock.
     """
-    orders = [list(computations(schedule, pipeline, rank)) for rank in range(pipeline.num_ranks)]
+    orders = [deque(computations(schedule, pipeline, rank)) for rank in range(pipeline.num_ranks)]
     done: dict[Instruction, float] = {}
     events: list[Event] = []
     free = [0.0] * pipeline.num_ranks
-    position = [0] * pipeline.num_ranks
-    while len(events) < sum(map(len, orders)):
+    while any(orders):
         num_before = len(events)
         for rank, order in enumerate(orders):
-            while position[rank] < len(order):
-                computation = order[position[rank]]
-                arrival = _arrival(computation, pipeline, done, message_seconds)
+            while order:
+                arrival = _arrival(order[0], pipeline, done, message_seconds)
                 if arrival is None:
                     break
+                computation = order.popleft()
                 start = max(free[rank], arrival)
                 free[rank] = start + seconds(computation)
                 done[computation] = free[rank]
-                what = (computation.action, computation.stage, computation.microbatch)
-                events.append(Event(rank, *what, start, free[rank]))
-                position[rank] += 1
+                events.append(_event(rank, computation, start, free[rank]))
         if len(events) == num_before:
             raise RuntimeError(
                 f"the {schedule} schedule of {pipeline} stops: its ranks wait for each other"
             )
     return sorted(events, key=lambda event: event.end)
+
+
+def _event(rank: int, computation: Instruction, start: float, end: float) -> Event:
+    return Event(rank, computation.action, computation.stage, computation.microbatch, start, end)
 
 
 def _arrival(
