@@ -14,6 +14,6 @@ print("OPEN", ranks.allgather_objects(open_to_all))
 
 
 def test_ranks_of_one_node_do_not_listen_on_the_network():
-    process = run_mpi(2, "-c", PROGRAM, timeout=60)
+    process = run_mpi(2, "-c", PROGRAM, timeout=140)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("OPEN [[], []]") == 2

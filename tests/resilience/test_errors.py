@@ -11,14 +11,14 @@ STRATEGIES = ("gradient_averaging", "weight_averaging")
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_rank_that_raises_under_mpiexec_is_heard(strategy):
-    process = run_mpi(2, "-m", "tests.resilience.failing", strategy, "raise", timeout=60)
+    process = run_mpi(2, "-m", "tests.resilience.failing", strategy, "raise", timeout=140)
     assert process.returncode != 0
     assert "ZeroDivisionError: the weights have turned to dust" in process.stderr
 
 
 def test_a_rank_that_is_interrupted_ends_the_others():
     words = ("-m", "tests.resilience.failing", "gradient_averaging", "interrupt")
-    process = run_mpi(2, *words, timeout=60)
+    process = run_mpi(2, *words, timeout=140)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in process.stderr
 
