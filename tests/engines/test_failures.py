@@ -67,7 +67,7 @@ def test_a_rank_that_raises_while_the_other_waits_in_a_collective(running):
         RankError, match="rank 1 raised ZeroDivisionError: the weights have turned to dust"
     ) as caught:
         running.call("spmd_functions.fail_in_collective", 1)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
     assert caught.value.rank == 1
     assert "in fail_in_collective" in str(caught.value)
     with pytest.raises(EnginesLost, match=r"engines were stopped.*start new ones"):
@@ -103,7 +103,7 @@ def test_an_interrupted_call_stops_the_engines(kernel):
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 3
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
     assert "interrupted" in process.stdout.read()
     assert processes_of(session) == []
 
@@ -151,7 +151,7 @@ def test_engines_that_cannot_start_say_why(spmd_functions_importable, monkeypatc
         engines(2),
     ):
         pass
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 20
 
 
 def test_engines_that_nobody_stopped_end_with_their_process(spmd_functions_importable):
