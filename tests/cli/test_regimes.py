@@ -135,7 +135,11 @@ def test_a_file_that_is_no_storage_is_refused(tmp_path):
     (tmp_path / "text.db").write_text(
         "no database at all, and long enough to be taken for one" * 100
     )
-    refused(run_python(*command(tmp_path, "text")), "text.db is not a storage")
+    refused(
+        run_python(*command(tmp_path, "text")),
+        "text.db",
+        "a storage of a study would be written there",
+    )
 
 
 def test_an_optuna_study_of_something_else_is_refused(tmp_path):
