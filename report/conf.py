@@ -41,7 +41,6 @@ autodoc_mock_imports = ["torch", "torchvision", "mpi4py", "ipyparallel"]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
 toc_object_entries_show_parents = "hide"

@@ -15,7 +15,8 @@ PAGES = (
     "limits",
     "claims",
     "api/config",
-    "api/strategies",
+    "api/engines",
+    "api/analysis",
 )
 # docutils marks a bibliography up with roles of an earlier standard
 DOCUTILS = {rule: {"enabled": False} for rule in ("aria-deprecated-role", "aria-required-children")}
