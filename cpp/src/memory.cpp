@@ -77,7 +77,7 @@ double bytes_of_a_rank(const Options& options, const DataSet& data,
     const auto num_parameters = static_cast<double>(layers.back().end());
     const auto num_threads = static_cast<double>(options.num_threads);
     double num_values = num_parameters * (num_threads + 3);
-    double width = static_cast<double>(layers.front().num_in);
+    auto width = static_cast<double>(layers.front().num_in);
     for (const Layer& layer : layers) {
         width += 2 * static_cast<double>(layer.num_out);
     }

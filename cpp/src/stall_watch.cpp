@@ -116,7 +116,8 @@ void StallWatch::look() {
     const double limit = kAnswerSeconds + (lower_rank_waits ? kTurnSeconds : 0);
     if (std::chrono::duration<double>(now - asked_).count() > limit) {
         // the launcher ends the other ranks; nothing that waits for them may be called here
-        (void)!write(STDERR_FILENO, message.data(), message.size());
+        [[maybe_unused]] const ssize_t written =
+            write(STDERR_FILENO, message.data(), message.size());
         _exit(kExitStatus);
     }
 }
