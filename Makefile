@@ -44,7 +44,7 @@ bench: $(READY)  ## measure what the project claims about speed and print it as 
 gpu-report: $(READY)  ## measure what a GPU gives, in at most 8 minutes, and keep the records for the report
 	@$(BIN)/python -m nnpar_lib gpu --dataset $(DATASET)
 
-cpp: $(READY)  ## build the program in C++ (into build/cpp)
+cpp: $(READY)  ## build the program in C++ and say where it is
 	@$(BIN)/python -m nnpar_lib.launch.native_build
 
 lab: $(READY)  ## open the notebooks in JupyterLab

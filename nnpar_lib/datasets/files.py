@@ -6,13 +6,13 @@ import contextlib
 import functools
 import hashlib
 import http.client
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnpar_lib.config import folders
 from nnpar_lib.datasets import torchvision_operators
 
 FOLDER_VARIABLE = "NNPAR_DATA"
@@ -60,21 +60,14 @@ FILES = {
 
 
 def data_folder() -> Path:
-    """Return the folder of the data sets.
+    """Return the folder of the data sets: `NNPAR_DATA`, else the one of `config.folders`.
 
-    It is `NNPAR_DATA`, else `data` in the checkout, else `data` in the working directory.
+    Raises DataError where a variable names a home folder that is not known.
     """
-    chosen = os.environ.get(FOLDER_VARIABLE, "")
-    if chosen:
-        try:
-            return Path(chosen).expanduser()
-        except RuntimeError:
-            raise DataError(
-                f"{FOLDER_VARIABLE}={chosen!r} names a home folder that is not known; give the"
-                " folder's whole path"
-            ) from None
-    checkout = Path(__file__).resolve().parents[2]
-    return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "data"
+    try:
+        return folders.named_folder(FOLDER_VARIABLE) or folders.data_folder()
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def ensure(dataset: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parents[1]
+RESULTS_OF_A_CHECKOUT = "../report/_build/results"  # the default of every notebook
+RESULTS = "results"
 
 
 def find(name: str) -> Path:
@@ -25,6 +26,7 @@ def find(name: str) -> Path:
 def copy_notebooks(folder: Path) -> list[Path]:
     """Copy the notebooks of this version into a folder, which is made; return the copies.
 
+    They keep their records in a folder beside them, not where a checkout keeps its own.
     Raises a ValueError where one is there already: what a reader has changed is not replaced.
     """
     sources = sorted(find("notebooks").glob("*.ipynb"))
@@ -34,6 +36,9 @@ def copy_notebooks(folder: Path) -> list[Path]:
         raise ValueError(f"{present[0]} exists already; name another folder, or move it away")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [Path(shutil.copy(*pair)) for pair in zip(sources, targets, strict=True)]
+        for source, target in zip(sources, targets, strict=True):
+            text = source.read_text(encoding="utf-8")
+            target.write_text(text.replace(RESULTS_OF_A_CHECKOUT, RESULTS), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"notebooks cannot be copied to {folder}: {error.strerror}") from None
+    return targets

@@ -14,17 +14,17 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, Protocol
 
-from nnpar_lib.config import RunConfig
+from nnpar_lib.config import RunConfig, folders
 from nnpar_lib.config.sections import passed_to_native
 from nnpar_lib.launch import environment, guarded, lifeline, memory_need, preflight, tasks
 from nnpar_lib.launch.calls import EnginesLost
-from nnpar_lib.launch.native_build import SOURCE, build, build_folder, locked
+from nnpar_lib.launch.native_build import build, locked, source
 from nnpar_lib.launch.private_folder import PrivateFolder
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import RunRecord
 from nnpar_lib.records.provenance import provenance
 
-__all__ = ["SOURCE", "build", "run", "run_interleaved", "start"]
+__all__ = ["build", "run", "run_interleaved", "source", "start"]
 
 COMPLAINT = "nnpar: "  # what a line of the program about a problem begins with
 
@@ -178,6 +178,6 @@ def _record(
 @functools.cache
 def _data(dataset: str) -> str:
     """Return the folder of a data set's idx files, which are written once where there are none."""
-    folder = build_folder(f"data/{dataset}")
+    folder = folders.build_folder(f"data/{dataset}")
     with locked(folder):
         return str(tasks.load("export_data")(dataset, str(folder)))

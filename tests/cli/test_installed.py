@@ -47,5 +47,6 @@ def test_notebooks_are_copied_and_never_replaced(tmp_path):
     assert nnpar("notebooks", folder).returncode == 0
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert not [path for path in folder.iterdir() if "../report/_build" in path.read_text()]
     process = nnpar("notebooks", folder)
     assert process.returncode == 2 and "exists already" in process.stderr

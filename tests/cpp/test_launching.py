@@ -167,10 +167,24 @@ def test_what_is_up_to_date_is_not_built_again(build, monkeypatch):
     assert native_build.build(program.parent) == program
 
 
-def test_a_checkout_that_is_read_only_is_built_in_the_cache(tmp_path):
+def test_a_checkout_that_is_read_only_is_built_in_the_folder_of_the_user(tmp_path):
     read_only = f"mount --bind {ROOT} {ROOT} && mount -o remount,ro,bind {ROOT} && cd {ROOT}"
-    code = "from nnpar_lib.launch import native_build as b; print(b.build_folder(str(1)))"
-    words = ("env", f"XDG_CACHE_HOME={tmp_path}", sys.executable, "-c", f"'{code}'")
-    process = in_mounts(read_only, *words)
+    words = ("-m", "nnpar_lib", "run", "--strategy", "cpp", "--num-ranks", 2, "--num-steps", 3)
+    home = f"NNPAR_HOME={tmp_path}"
+    process = in_mounts(read_only, "env", home, sys.executable, *words)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith(f"{tmp_path}/nnpar/")
+    (program,) = tmp_path.glob("build-*/cpp/*-*/nnpar")
+    assert os.access(program, os.X_OK)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_an_mpi_that_has_no_compiler_is_one_line(tmp_path, num_ranks):
+    launcher = tmp_path / "mpiexec"
+    launcher.write_text("#!/bin/sh\necho 'mpiexec (Open MPI) 5.0.0'\n")
+    launcher.chmod(0o755)
+    words = ("-m", "nnpar_lib", "run", "--strategy", "cpp", "--num-ranks", num_ranks)
+    process = run_python(*words, NNPAR_MPIEXEC=str(launcher), NNPAR_HOME=str(tmp_path / "home"))
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert f"Open MPI 5.0.0 has no mpicxx beside {launcher}" in line
+    assert "set NNPAR_MPIEXEC" in line

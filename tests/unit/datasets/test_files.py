@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from nnpar_lib.config import RunConfig
+from nnpar_lib.config import RunConfig, folders
 from nnpar_lib.datasets import files, torchvision_operators
 from nnpar_lib.launch import preflight
+from tests.conftest import ROOT
 
 torchvision_operators.declare_missing()
 from torchvision import datasets  # noqa: E402
@@ -301,17 +302,12 @@ def test_the_data_folder_is_that_of_the_checkout_unless_told_otherwise(monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NNPAR_DATA", "~/sets")
     assert files.data_folder() == Path.home() / "sets"
-    checkout = Path(files.__file__).resolve().parents[2]
     for unset in (
         lambda: monkeypatch.setenv("NNPAR_DATA", ""),
         lambda: monkeypatch.delenv("NNPAR_DATA"),
     ):
         unset()
-        assert files.data_folder() == checkout / "data"
-    monkeypatch.setattr(
-        files, "__file__", str(tmp_path / "site-packages/nnpar_lib/datasets/files.py")
-    )
-    assert files.data_folder() == tmp_path / "data"
+        assert files.data_folder() == folders.data_folder() == ROOT / "data"
 
 
 def test_preflight_refuses_missing_data_as_a_value_error(mirror, tmp_path, monkeypatch):
