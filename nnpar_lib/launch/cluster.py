@@ -57,6 +57,7 @@ class Cluster:
         self._watched: dict[str, list[psutil.Process]] = {}
         self._stopped_since: dict[str, float] = {}
         self._next_look = 0.0
+        self._ranks_by_process: dict[int, int] = {}
         self._stop_reason = ""
         self._is_one_node = environment.num_nodes() == 1
         # Engines on other nodes need the folder too, and only the working directory is sure to be
@@ -201,6 +202,7 @@ class Cluster:
                 " that mpi4py loads?"
             )
         if self._is_one_node:
+            self._ranks_by_process = {process: rank for rank, process in call.results}
             for rank, pid in call.results:
                 self._watched[f"rank {rank}"] = [psutil.Process(pid)]
         return [engine_id for _, engine_id in sorted(zip(ranks, engine_ids, strict=True))]
@@ -237,8 +239,9 @@ class Cluster:
         is_started = "mpiexec" in self._watched
         while is_started and "mpiexec" not in self._dead() and time.monotonic() < deadline:
             time.sleep(0.05)  # it may be about to say what a rank died of
-        words = wire.last_words(self._folder)  # these are sure to be whole, mpiexec's output is not
-        if cause := lifeline.cause_of_death("".join(words) or self._process_output()):
+        # Last words are sure to be whole, mpiexec's output is not.
+        output = "".join(wire.last_words(self._folder)) or self._process_output()
+        if cause := lifeline.cause_of_death(output, self._ranks_by_process):
             return cause
         if "mpiexec" in self._dead() and "the controller" not in dead:
             return "mpiexec died"  # and the ranks with it

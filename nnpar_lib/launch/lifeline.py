@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psutil
 
@@ -30,9 +30,12 @@ GUARD_VARIABLE = "NNPAR_GUARD"
 PARENT_CHECK_SECONDS = 0.5
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 TERMINATE_SECONDS = 3.0
-DEATH_NOTICE = re.compile(
+# what Open MPI, Intel MPI and MPICH print of a rank that a signal has ended
+OPENMPI_NOTICE = re.compile(
     r"process rank (\d+) with PID .*?exited on\s+signal (\d+ \([^)]*\))", re.DOTALL
 )
+INTEL_NOTICE = re.compile(r"RANK (\d+) PID \d+ .*?KILLED BY SIGNAL: (\d+ \([^)]*\))", re.DOTALL)
+MPICH_NOTICE = re.compile(r"PID (\d+) RUNNING AT .*?EXIT STRING: (\w+) \(signal (\d+)\)", re.DOTALL)
 RANK_NOTICE = re.compile(r"nnpar: ((?:stalled|rank \d+).*)")
 
 
@@ -41,13 +44,24 @@ def command(folder: str) -> list[str]:
     return [sys.executable, "-m", "nnpar_lib.launch.lifeline", str(os.getpid()), folder, "--"]
 
 
-def cause_of_death(output: str) -> str:
-    """Return what mpiexec and the ranks themselves say of how they ended, nothing where they say
-    nothing."""
+def cause_of_death(output: str, ranks: Mapping[int, int] | None = None) -> str:
+    """Return what mpiexec and the ranks say of how they ended, nothing where they say nothing.
+
+    `ranks` tells the rank of a process, which MPICH does not. Intel MPI names all ranks, since it
+    ends the others by the same signal.
+    """
     if said := RANK_NOTICE.search(output):
         return said[1]
-    notice = DEATH_NOTICE.search(output)
-    return f"rank {notice[1]} died of signal {notice[2]}" if notice else ""
+    if notice := OPENMPI_NOTICE.search(output):
+        return f"rank {notice[1]} died of signal {notice[2]}"
+    if notices := INTEL_NOTICE.findall(output):
+        numbers = " or ".join(rank for rank, _ in notices)
+        return f"rank {numbers} died of signal {notices[0][1]}"
+    if notice := MPICH_NOTICE.search(output):
+        rank = (ranks or {}).get(int(notice[1]))
+        name = f"process {notice[1]}" if rank is None else f"rank {rank}"
+        return f"{name} died of signal {notice[3]} ({notice[2]})"
+    return ""
 
 
 def is_alive(process: psutil.Process) -> bool:
