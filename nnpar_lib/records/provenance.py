@@ -17,7 +17,7 @@ from typing import Any
 from nnpar_lib import __version__
 
 PACKAGES = ("torch", "torchvision", "mpi4py", "numpy", "ipyparallel")
-MPI_LIBRARY = re.compile(r"/\S*/libmpi(_\w+)?\.so[.\d]*$", re.MULTILINE)
+MPI_LIBRARY = re.compile(r"/.*/libmpi(_\w+)?\.so[.\d]*$", re.MULTILINE)
 MAX_LIBRARY_VERSION = 8192  # MPI_MAX_LIBRARY_VERSION_STRING of MPICH, the longest
 LIBRARY = Path(__file__).parents[1]
 # The cores that the launcher allowed, before any run binds this process.
@@ -93,8 +93,12 @@ def library_version(library: str | Path) -> str:
 
 @cache
 def _commit() -> dict[str, Any]:
-    """Return the commit of the library's checkout; both values are None outside a checkout."""
-    commit = _git("rev-parse", "HEAD")
+    """Return the commit of the library's checkout; both values are None outside a checkout.
+
+    A wheel that is installed in an environment within a checkout is not a part of that.
+    """
+    is_tracked = bool(_git("ls-files", "--", str(LIBRARY / "__init__.py")))
+    commit = _git("rev-parse", "HEAD") if is_tracked else ""
     dirty = bool(_git("status", "--porcelain", "--", str(LIBRARY))) if commit else None
     return {"commit": commit or None, "dirty": dirty}
 
