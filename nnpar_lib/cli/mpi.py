@@ -28,7 +28,7 @@ def version() -> str:
     """Return one line about the MPI that ranks use: the library's own word, and its launcher."""
     try:
         chosen = installation.find()
-    except RuntimeError as error:
+    except ValueError as error:
         return f"no MPI: {error}"
     library = chosen.library
     return f"{library_version(library) if library else chosen.name} ({chosen.mpiexec})"

@@ -153,16 +153,9 @@ def _launch(config: RunConfig) -> int:
         private = environment.private_files(folder) if environment.num_nodes() == 1 else {}
         stall = {STALL_VARIABLE: str(config.stall_seconds)}
         python = [sys.executable, "-m", "nnpar_lib", *sys.argv[1:]]
-        command = [*_mpiexec(), "-n", str(config.num_ranks), *python]
+        command = [*environment.mpiexec_command(), "-n", str(config.num_ranks), *python]
         variables = {**environment.mpi_environment(), **private, **stall}
         return guarded.run(command, folder, variables).returncode
-
-
-def _mpiexec() -> list[str]:
-    try:
-        return environment.mpiexec_command()
-    except RuntimeError as error:
-        raise ValueError(str(error)) from None
 
 
 def _train_here(config: RunConfig, arguments: argparse.Namespace) -> int:

