@@ -3,9 +3,11 @@ hand."""
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -56,6 +58,17 @@ def mpiexec(*arguments, timeout=60, **environment):
             check=False,
             env=variables,
         )
+
+
+@contextmanager
+def limited_files(num_bytes):
+    """Meanwhile, no file grows beyond so many bytes, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @cache

@@ -10,6 +10,9 @@ from nnpar_lib.config.spread import NATIVE_STRATEGIES, STRATEGIES
 
 IN_PYTHON = tuple(name for name in STRATEGIES if name not in NATIVE_STRATEGIES)
 
+MAX_BUDGET_MIB = 2**40  # an exbibyte: limits in bytes are whole numbers of 64 bits
+MAX_WARMUP_STEPS = 100_000  # they are no training; more would only be a run that never begins
+
 
 @dataclass(frozen=True, kw_only=True)
 class Keeping(Section):
@@ -44,6 +47,7 @@ class Keeping(Section):
         role=BOOKKEEPING,
         read_by={"strategy": IN_PYTHON},
         minimum=0,
+        maximum=MAX_BUDGET_MIB,
     )
     num_traced_steps: int = option(
         0,
@@ -53,7 +57,11 @@ class Keeping(Section):
         minimum=0,
     )
     num_warmup_steps: int = option(
-        5, "steps taken and undone before the clock starts", role=BOOKKEEPING, minimum=0
+        5,
+        "steps taken and undone before the clock starts",
+        role=BOOKKEEPING,
+        minimum=0,
+        maximum=MAX_WARMUP_STEPS,
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The description of one option, and the checks that follow from it: type, choices, smallest value.
+"""The description of one option, and the checks that follow from it: type, choices, limits.
 
 A field of a section says everything about itself once. Other modules ask `config.queries` instead
 of keeping lists of names.
@@ -8,9 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+LARGEST_NUMBER = 2**63 - 1  # a whole number that torch, numpy and C++ hold
+TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+}
 
 Role = Literal["problem", "method", "bookkeeping"]
 PROBLEM: Role = "problem"  # what is trained: a ratio across it means nothing
@@ -27,7 +36,7 @@ class Option:
     - `role` is one of `problem`, `method` and `bookkeeping`.
     - `read_by` names, for each of some other fields, the values that look at this one:
       `{"strategy": ("hybrid",)}`. All of them must hold; an empty mapping means always.
-    - `minimum` is the smallest number that is allowed.
+    - `minimum` and `maximum` are the smallest and the largest number that are allowed.
     - `native` has the values that the program in C++ offers; empty means all.
     - `changes_rate` is False for a part of the problem that does not change how long a step takes:
       rates are compared across it.
@@ -43,6 +52,7 @@ class Option:
     role: Role | None
     read_by: Mapping[str, tuple[str, ...]]
     minimum: int | None
+    maximum: int
     native: tuple[Any, ...]
     changes_rate: bool
     changes_numbers: bool
@@ -58,6 +68,7 @@ def option(
     role: Role | None = None,
     read_by: Mapping[str, Sequence[str]] | None = None,
     minimum: int | None = None,
+    maximum: int = LARGEST_NUMBER,
     native: Sequence[Any] = (),
     changes_rate: bool = True,
     changes_numbers: bool = False,
@@ -75,6 +86,7 @@ def option(
         role=role,
         read_by={name: tuple(values) for name, values in (read_by or {}).items()},
         minimum=minimum,
+        maximum=maximum,
         native=tuple(native),
         changes_rate=changes_rate,
         changes_numbers=changes_numbers,
@@ -100,21 +112,25 @@ class Section:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, description = getattr(self, field.name), describe(field)
-            _check_type(field.name, str(field.type), value)
+            check_type(field.name, str(field.type), value)
             if description.choices and value not in description.choices:
                 hint = suggestion(value, description.choices)
                 raise ValueError(f"unknown {field.name} {value!r}; {hint}")
-            check_minimum(field.name, value, description.minimum)
+            check_limits(field.name, value, description)
 
     def _set(self, name: str, value: Any) -> None:
         """Replace a value by another form of itself, before anything is checked."""
         object.__setattr__(self, name, value)
 
 
-def check_minimum(name: str, value: Any, minimum: int | None) -> None:
-    """Refuse a number below its minimum; an option that is not given has none."""
-    if value is not None and minimum is not None and value < minimum:
-        raise ValueError(f"{name}={value} is too small; it must be at least {minimum}")
+def check_limits(name: str, value: Any, description: Option) -> None:
+    """Refuse a number outside its limits; an option that is not given has none."""
+    if not isinstance(value, int | float):
+        return
+    if description.minimum is not None and value < description.minimum:
+        raise ValueError(f"{name}={value} is too small; it must be at least {description.minimum}")
+    if isinstance(value, int) and value > description.maximum:
+        raise ValueError(f"{name}={value} is too large; it must be at most {description.maximum}")
 
 
 def suggestion(value: object, known: Sequence[str]) -> str:
@@ -123,23 +139,21 @@ def suggestion(value: object, known: Sequence[str]) -> str:
     return (f"did you mean {near[0]!r}? " if near else "") + "choose from " + ", ".join(known)
 
 
-def _check_type(name: str, annotation: str, value: Any) -> None:
+def check_type(name: str, annotation: str, value: Any) -> None:
     """Refuse a value of another type than the annotation; papermill passes on what YAML gives."""
     if value is None and "None" in annotation:
         return
-    types: dict[str, tuple[type, ...]] = {
-        "int": (int,),
-        "float": (int, float),
-        "str": (str,),
-        "bool": (bool,),
-    }
     kind = annotation.split(" ", maxsplit=1)[0]
     if kind.startswith("tuple"):
-        is_right = all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+        is_right = all(_is_of("int", item) for item in value)
         kind = "list of whole numbers"
     else:
-        is_right = isinstance(value, types[kind]) and (
-            kind == "bool" or not isinstance(value, bool)
-        )
+        is_right = _is_of(kind, value)
     if not is_right:
         raise ValueError(f"{name}={value!r} is not a value of type {kind}")
+    if kind == "float" and abs(value) > sys.float_info.max and isinstance(value, int):
+        raise ValueError(f"{name}={value} is too large for a floating-point number")
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    return isinstance(value, TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from nnpar_lib.config.option import check_minimum, describe, option
+from nnpar_lib.config.option import check_limits, check_type, describe, option
 from nnpar_lib.config.run import RunConfig
 from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES, WITH_MOMENTUM
 
@@ -54,11 +54,12 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         for name in ("goal_errors", "batch_sizes", "channels"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            values = tuple(value) if isinstance(value, list | tuple) else (value,)
+            object.__setattr__(self, name, values)
+        self._check_fields()
         self._check_goals()
         self._check_batch_sizes()
-        for field in dataclasses.fields(self):
-            check_minimum(field.name, getattr(self, field.name), describe(field).minimum)
 
     def to_json(self) -> str:
         """Return the parameters as one line: what tells a study from another."""
@@ -98,6 +99,13 @@ class StudyConfig:
     def step_cap(self, batch_size: int) -> int:
         """Return the steps after which a run is given up."""
         return round(self.max_steps * (1 + 256 / batch_size))
+
+    def _check_fields(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "goal_errors":  # which has a check of its own
+                check_type(field.name, str(field.type), value)
+            check_limits(field.name, value, describe(field))
 
     def _check_goals(self) -> None:
         goals = self.goal_errors

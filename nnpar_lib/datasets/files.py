@@ -120,7 +120,8 @@ def _verify(path: Path, file: IdxFile, size: int, mtime_ns: int) -> None:
         f">4B{len(file.shape)}I", 0, 0, IDX_UNSIGNED_BYTE, len(file.shape), *file.shape
     )
     expected = len(header) + functools.reduce(int.__mul__, file.shape)
-    content = path.read_bytes()
+    with path.open("rb") as stream:
+        content = stream.read(expected)  # not more: a file of a wrong size may be of any size
     if content[:4] != header[:4]:
         raise _damaged(
             path,

@@ -69,7 +69,10 @@ def measure(study: StudyConfig, storage: str | Path, ranks: Engines) -> pd.DataF
 
 
 def write(path: str | Path, study: StudyConfig, rows: pd.DataFrame) -> None:
-    """Write the study, the tables and every run to a JSON file."""
+    """Write the study, the tables and every run to a JSON file, whole or not at all.
+
+    Raises a ValueError of one line where there is no room for it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = {
@@ -78,7 +81,13 @@ def write(path: str | Path, study: StudyConfig, rows: pd.DataFrame) -> None:
         "goals": goals(rows),
         "runs": _records(rows),
     }
-    path.write_text(json.dumps(contents, allow_nan=False) + "\n")
+    try:
+        outputs.replace_text(path, json.dumps(contents, allow_nan=False) + "\n")
+    except OSError as error:
+        raise ValueError(
+            f"the tables cannot be written to {path} ({error.strerror}); make room, or name another"
+            " file: the runs are kept in the storage, and the same command goes on from it"
+        ) from None
 
 
 def read(path: str | Path) -> pd.DataFrame:

@@ -11,6 +11,8 @@ from nnpar_lib.datasets import files as data_files
 from nnpar_lib.launch import environment, memory_need
 from nnpar_lib.records import checkpoint_file, outputs
 
+MAX_REPEATS = 100_000
+
 
 def check(config: RunConfig) -> None:
     """Raise a ValueError of one line, with the remedy, where this machine cannot run the config.
@@ -49,6 +51,10 @@ def check_repeats(configs: Sequence[RunConfig], num_repeats: int) -> None:
     """Raise a ValueError for no repeats, and for runs that would share a checkpoint."""
     if num_repeats < 1:
         raise ValueError(f"num_repeats={num_repeats} is too small; it must be at least 1")
+    if num_repeats > MAX_REPEATS:
+        raise ValueError(
+            f"num_repeats={num_repeats} is too large; it must be at most {MAX_REPEATS}"
+        )
     paths = [config.checkpoint for config in configs if config.checkpoint is not None]
     if paths and (num_repeats > 1 or len(set(paths)) < len(paths)):
         raise ValueError(

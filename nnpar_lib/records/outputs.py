@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -43,6 +44,22 @@ def check(outputs: Mapping[str, tuple[str | Path | None, str]]) -> None:
     for path, kind in paths.values():
         if kind != CHECKPOINT:  # its lock finds out, and its file is replaced, not written to
             _check_writable(path, leave_file=kind == RECORDS)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: what was there stays until the new text is on the disk.
+
+    Raises an OSError where there is no room; nothing is left of what was written then.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(16)}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check_writable(path: Path, *, leave_file: bool) -> None:

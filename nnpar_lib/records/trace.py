@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nnpar_lib.records import outputs
 from nnpar_lib.records.kinds import RunRecord
 
 DEFAULT_NUM_STEPS = 10
@@ -35,7 +36,8 @@ def trace_events(record: RunRecord) -> list[dict[str, Any]]:
 
 def write(path: Path, record: RunRecord) -> None:
     """Write the events of a record to a file that a trace viewer opens."""
-    path.write_text(json.dumps({"traceEvents": trace_events(record), "displayTimeUnit": "ms"}))
+    contents = {"traceEvents": trace_events(record), "displayTimeUnit": "ms"}
+    outputs.replace_text(path, json.dumps(contents))
 
 
 def _name(activity: str, microbatch: int) -> str:

@@ -1,17 +1,17 @@
 """Storages, records and folders that cannot be used are one line each that is true."""
 
 import json
-import resource
 import sqlite3
 
 import pytest
 
 from nnpar_lib.config.study import StudyConfig
 from nnpar_lib.datasets import files
+from nnpar_lib.experiments import regimes_study
 from nnpar_lib.launch.search.plan import Plan
 from nnpar_lib.launch.search.store import SearchStore
 from nnpar_lib.records import store
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT, limited_files, run_python
 
 STUDY = StudyConfig(batch_sizes=(16,), num_trials=1)
 OUTCOME = {"steps": [5], "diverged": False, "num_steps": 5, "train_seconds": 1.0}
@@ -37,14 +37,18 @@ def test_a_full_disk_ends_a_sweep_in_one_line_and_keeps_its_runs(tmp_path):
     search = SearchStore(path, STUDY)
     (job, *_) = Plan(STUDY, 16).next_jobs({})
     search.keep(job, OUTCOME)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
-        with pytest.raises(ValueError, match=r"sweep.db cannot be written .* 1 runs are"):
-            search.save()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with limited_files(0), pytest.raises(ValueError, match=r"sweep.db cannot be written .* 1 runs"):
+        search.save()
     assert SearchStore(path, STUDY).done == {16: {}}
+
+
+def test_tables_without_room_are_one_line_and_the_old_ones_stay(tmp_path):
+    path = tmp_path / "mlp.json"
+    path.write_text("the tables of yesterday")
+    rows = regimes_study.read(ROOT / "report" / "results" / "regimes" / "mlp-sgd.json")
+    with limited_files(100), pytest.raises(ValueError, match=r"mlp.json \(File too large\); make"):
+        regimes_study.write(path, STUDY, rows)
+    assert path.read_text() == "the tables of yesterday"
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_digits_need_no_files(monkeypatch, tmp_path):
         (LABELS, lambda path: os.truncate(path, 9_000), "has 9000 bytes instead of 10008"),
         (IMAGES, lambda path: os.truncate(path, 7_840_015), "has 7840015 bytes instead of 7840016"),
         (LABELS, lambda path: os.truncate(path, 0), "starts with nothing instead of 00000801"),
+        (IMAGES, lambda path: os.truncate(path, 2**40), f"has {2**40} bytes instead of 7840016"),
         (LABELS, lambda path: os.truncate(path, 6), "has 6 bytes instead of 10008"),
         (LABELS, lambda path: overwrite(path, 10_008, b"\n"), "has 10009 bytes instead of 10008"),
         (
@@ -198,11 +199,11 @@ def test_a_whole_file_is_read_once_and_again_after_a_change(folder, monkeypatch)
 
 
 def test_a_file_that_cannot_be_read_is_named(folder, monkeypatch):
-    def denied(path):
+    def denied(path, mode):
         raise PermissionError(13, "Permission denied")
 
     own_copy(folder, "fashion_mnist", "train-images-idx3-ubyte")
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Path, "open", denied)
     message = refused(files.check, "fashion_mnist")
     assert "train-images-idx3-ubyte cannot be read (Permission denied)" in message
 

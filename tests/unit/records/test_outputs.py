@@ -9,7 +9,7 @@ import pytest
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch import preflight
 from nnpar_lib.records import outputs
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT, limited_files, run_python
 
 RECORDS = ROOT / "report" / "results" / "bench.jsonl"
 
@@ -130,3 +130,12 @@ def test_a_shell_refuses_in_one_line_and_changes_nothing(files, tmp_path, option
     assert process.returncode == 2
     assert process.stderr.count("\n") == 1 and words in process.stderr, process.stderr
     assert {kind: path.read_bytes() for kind, path in files.items()} == before
+
+
+def test_a_text_without_room_leaves_what_was_there(tmp_path):
+    path = tmp_path / "study.json"
+    outputs.replace_text(path, "before")
+    with limited_files(3), pytest.raises(OSError, match="File too large"):
+        outputs.replace_text(path, "after it")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
