@@ -38,15 +38,15 @@ HEADER = (
     "cost of these",
 )
 ASSUMED = """\
-**Predictions, but for the row that says measured.** Of many cores it is assumed that each is as
-fast as one of the two that were measured ({cpu}) while the other one computed, that the memory
-feeds all of them, and that an exchange through shared memory is a ring whose messages cost
-{alpha:.1f} microseconds and a byte at {bandwidth:.1f} GB/s, as fitted on two ranks; a core is a
-whole one, two vCPU. Of the T4 ({source}) it is assumed that half of that rate is reached, that a
-pass of a block costs at least {fixed:.0f} microseconds, and that the data are on the GPU. All is
-gradient averaging in float32. Set-up, evaluation and hours in which an instance idles are not in
-it. Of the {count} configurations that were measured on one and two cores, the model is off by
-{error:.0%} in the median."""
+**All rows but the measured one are predictions.** For many cores the model assumes that each core
+is as fast as one of the two measured cores ({cpu}) while the other one computed, that
+the memory bandwidth suffices for all cores, and that an exchange through shared memory is a ring
+whose messages have a latency of {alpha:.1f} microseconds and a bandwidth of {bandwidth:.1f} GB/s,
+as fitted on two ranks. A core is a physical core, two vCPUs. For the T4 ({source}) it
+assumes that half of that rate is reached, that a pass of a block takes at least {fixed:.0f}
+microseconds, and that the data are on the GPU. All rows are gradient averaging in float32. Set-up,
+evaluation and the idle hours of an instance are not included. The median error of the model is
+{error:.0%}, over the {count} configurations that were measured on one and two cores."""
 
 
 def main() -> int:
