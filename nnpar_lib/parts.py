@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-LAYERS, MEASURED = "layers", "measured"
+LAYERS = "layers"
+MEASURED = "measured"
 BALANCES = (LAYERS, MEASURED)  # rules that cut a model; anything else lists the cuts
 
 

@@ -111,7 +111,8 @@ class Section:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, description = getattr(self, field.name), describe(field)
+            value = getattr(self, field.name)
+            description = describe(field)
             check_type(field.name, str(field.type), value)
             if description.choices and value not in description.choices:
                 hint = suggestion(value, description.choices)

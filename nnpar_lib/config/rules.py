@@ -44,7 +44,8 @@ def check_given(config: Sections, given: Iterable[str]) -> None:
     for name in given:
         reader = config.unread_because_of(name)
         if reader is not None:
-            value, readable = getattr(config, reader), OPTIONS[name].read_by[reader]
+            value = getattr(config, reader)
+            readable = OPTIONS[name].read_by[reader]
             raise ValueError(
                 f"{name} is not read by {reader} {value}; leave it out, or choose"
                 f" {', '.join(readable)}"
@@ -207,7 +208,8 @@ def _check_native(config: Sections) -> None:
             " leave it out, or choose a strategy in Python"
         )
     for name in OPTIONS:
-        value, offered = getattr(config, name), native_values(name)
+        value = getattr(config, name)
+        offered = native_values(name)
         if offered and value not in offered:
             raise ValueError(
                 f"{name}={value!r} is not offered by strategy {config.strategy!r}; "

@@ -173,9 +173,12 @@ def _left_in_groups() -> Iterator[int]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, limit, usage = CGROUPS, "memory.max", "memory.current"
+            root = CGROUPS
+            limit = "memory.max"
+            usage = "memory.current"
         elif "memory" in controllers.split(","):
-            root, limit = CGROUPS / "memory", "memory.limit_in_bytes"
+            root = CGROUPS / "memory"
+            limit = "memory.limit_in_bytes"
             usage = "memory.usage_in_bytes"
         else:
             continue

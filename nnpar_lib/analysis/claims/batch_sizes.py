@@ -146,7 +146,8 @@ def doublings_table(hardest: HardestGoal, measured: pd.DataFrame) -> pd.DataFram
 
 
 def _doubling_in_words(row: Mapping[Any, Any]) -> dict[str, str]:
-    num_ranks, quantity = row["num_ranks"], row["quantity"]
+    num_ranks = row["num_ranks"]
+    quantity = row["quantity"]
     ranks = f"seconds on {num_ranks} rank{'s' * (num_ranks > 1)}"
     ratio = f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}] {row['verdict']}"
     return {"what": quantity if quantity == "steps" else ranks, "ratio": ratio}

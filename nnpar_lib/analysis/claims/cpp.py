@@ -12,7 +12,8 @@ from nnpar_lib.analysis.claims.benchmarks import Claim
 from nnpar_lib.analysis.scaling.ratio import Ratio
 from nnpar_lib.analysis.scaling.speedups import paired_ratio
 
-NUM_PIXELS, NUM_CLASSES = 784, 10
+NUM_PIXELS = 784
+NUM_CLASSES = 10
 HIDDEN_WIDTHS = (256, 128)
 SGEMM_BATCH_SIZE = 1024
 SGEMM_GOAL = 0.8

@@ -17,7 +17,8 @@ BASES = {
     "gpu-cores": "cores, threads",
     "gpu-several": "1 rank",
 }
-ALONE, TOGETHER = "one at a time", "together"
+ALONE = "one at a time"
+TOGETHER = "together"
 CAPTIONS = {
     "speeds": "Samples a second, and how many times those of the run that each is compared with:",
     "sweeps": "Trials of the mlp, one after the other and as one program:",
@@ -122,7 +123,8 @@ def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
     Both have the same batch size. The measured step includes the update, the roofline does not.
     """
     rows: list[dict[str, Any]] = []
-    records, runs = _of_kind(frame, "roofline"), _of_kind(frame, "run")
+    records = _of_kind(frame, "roofline")
+    runs = _of_kind(frame, "run")
     for _, record in records.groupby(["model", "precision"], sort=False) if len(records) else ():
         ceiling = record.iloc[0]
         is_same = (runs["experiment"] == "gpu-graph") & runs["label"].str.startswith("graph")
@@ -194,7 +196,8 @@ def machine(frame: pd.DataFrame) -> str:
         raise ValueError(
             "none of these records was made on a GPU; make some with `python -m nnpar_lib gpu`"
         )
-    origin, device = on_gpu["provenance"].iloc[0], on_gpu["gpu"].iloc[0]
+    origin = on_gpu["provenance"].iloc[0]
+    device = on_gpu["gpu"].iloc[0]
     return (
         f"{device['name']}, {origin['num_cores']} cores of {origin['cpu']}, torch"
         f" {origin['packages']['torch']},"

@@ -23,7 +23,8 @@ QUICK_GOALS = {"mlp": 0.85, "cnn": 0.5}  # of trainings that are too short for t
 def bubbles(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """Return what share of their schedules pipelines reach, and their bubbles, in percent."""
     table = traced_pipelines.table(runs).set_index("label")
-    share, bubble = 100 * table["share"], 100 * table["bubble"]
+    share = 100 * table["share"]
+    bubble = 100 * table["bubble"]
     numbers = {
         "repeats": table["num_repeats"].min(),
         "bubble": bubble["cnn, 1f1b"],

@@ -59,7 +59,8 @@ def _as_ring(total: AlphaBeta, num_ranks: int) -> AlphaBeta:
 
 
 def _model(rows: pd.DataFrame) -> Model:
-    first, sizes = rows.iloc[0], rows["batch_size"]
+    first = rows.iloc[0]
+    sizes = rows["batch_size"]
     itemsize = ITEMSIZE[first["dtype"]]
     blocks = [
         Block(

@@ -141,7 +141,8 @@ def _tensor(config: RunConfig, model: Model, machine: Machine) -> float:
 
     Each pair of layers needs one all-reduce in each direction.
     """
-    size, p = config.global_batch_size, config.num_ranks
+    size = config.global_batch_size
+    p = config.num_ranks
     exchanges = sum(machine.allreduce(size * num_bytes, p) for num_bytes in tensor_exchanges(model))
     held = sum(block.parameter_bytes / (1 if block.split == WHOLE else p) for block in model.blocks)
     return model.load.seconds(size) + model.passes(size, p) + model.update.seconds(held) + exchanges
@@ -163,7 +164,8 @@ def tensor_exchanges(model: Model) -> list[int]:
 
 def simulate(config: RunConfig, model: Model, machine: Machine) -> list[Event]:
     """Return the passes of a step of one pipeline, as its schedule would run."""
-    bounds, pipeline = stage_bounds(config, model), config.pipeline
+    bounds = stage_bounds(config, model)
+    pipeline = config.pipeline
     num_copies = config.num_ranks // config.num_stage_ranks
     size = config.global_batch_size / num_copies / pipeline.num_microbatches
 
@@ -221,7 +223,8 @@ def exchanged_bytes(config: RunConfig, model: Model) -> float:
     Every way to sum has to move at least as much: each rank's addend has to leave it but for the
     one that sums.
     """
-    p, size = config.num_ranks, config.global_batch_size
+    p = config.num_ranks
+    size = config.global_batch_size
     if config.strategy == "gradient_averaging":
         return (p - 1) * model.parameter_bytes
     if config.strategy == "tensor":

@@ -85,7 +85,8 @@ def compare(
 def _compare(
     runs: Sequence[RunRecord], models: Mapping[Architecture, Model], machine: Machine
 ) -> dict[str, Any]:
-    config, first = RunConfig.from_parameters(runs[0].config), runs[0]
+    config = RunConfig.from_parameters(runs[0].config)
+    first = runs[0]
     measured = float(pd.Series([run.train_seconds / run.num_steps for run in runs]).median())
     predicted = cost_model.step_seconds(config, models[architecture(config)], machine)
     return {
@@ -357,7 +358,8 @@ def _bubble(config: RunConfig, model: Model, machine: AssumedMachine) -> float:
 
 def memory_bytes(config: RunConfig, model: Model) -> float:
     """Return the bytes of the fullest rank: weights, gradient, momentum and kept inputs."""
-    p, size = config.num_ranks, config.global_batch_size
+    p = config.num_ranks
+    size = config.global_batch_size
     outputs = sum(block.output_bytes_per_example for block in model.blocks)
     if config.strategy == "tensor":
         shared = sum(
@@ -373,7 +375,8 @@ def memory_bytes(config: RunConfig, model: Model) -> float:
 
 
 def _pipeline_memory_bytes(config: RunConfig, model: Model) -> float:
-    bounds, pipeline = cost_model.stage_bounds(config, model), config.pipeline
+    bounds = cost_model.stage_bounds(config, model)
+    pipeline = config.pipeline
     size = (
         config.global_batch_size
         / (config.num_ranks // pipeline.num_ranks)

@@ -80,7 +80,8 @@ def table(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def _row(record: RunRecord) -> dict[str, Any]:
-    config, measured = RunConfig.from_parameters(record.config), steps(record.events)
+    config = RunConfig.from_parameters(record.config)
+    measured = steps(record.events)
     simulation = predicted(config.schedule, config.pipeline, measured)
     allowed = config.global_batch_size / float(simulation["end"].max())
     bubbles = [bubble_fraction(rows) for _, rows in measured.groupby("step")]

@@ -45,7 +45,8 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
 def _curves(axes: Sequence[Axes], runs: pd.DataFrame) -> None:
     widths = np.linspace(1, 3, len(runs))[::-1]
     for width, run in zip(widths, runs.to_dict("records"), strict=True):
-        style, history = style_of(run["strategy"], run["allreduce"]), pd.DataFrame(run["history"])
+        style = style_of(run["strategy"], run["allreduce"])
+        history = pd.DataFrame(run["history"])
         for ax, name in zip(axes, CURVES, strict=True):
             ax.plot(
                 history["step"],

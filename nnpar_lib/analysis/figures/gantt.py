@@ -73,7 +73,8 @@ def _draw_bars(frame: pd.DataFrame, ax: Axes) -> None:
 
 
 def _patch(activity: str) -> Patch:
-    colour, hatch = COLOURS[activity], HATCHES[activity]
+    colour = COLOURS[activity]
+    hatch = HATCHES[activity]
     return Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=activity)
 
 

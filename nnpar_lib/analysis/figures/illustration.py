@@ -11,7 +11,9 @@ from nnpar_lib.analysis.figures.theme import FIGURE_SIZE, GREY, INK
 
 NUM_LAYERS = 4
 RANK_COLOURS = ("#0173b2", "#de8f05")
-WIDTH, HEIGHT, GAP = 1.6, 0.5, 0.45
+WIDTH = 1.6
+HEIGHT = 0.5
+GAP = 0.45
 
 
 def data_and_model_parallelism() -> Figure:

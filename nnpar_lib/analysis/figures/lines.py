@@ -287,5 +287,6 @@ def _phrase(column: str, value: Any, on_one_rank: bool) -> str:
 
 
 def _span(numbers: pd.Series[int]) -> str:
-    low, high = int(numbers.min()), int(numbers.max())
+    low = int(numbers.min())
+    high = int(numbers.max())
     return str(low) if low == high else f"{low} to {high}"

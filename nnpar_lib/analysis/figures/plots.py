@@ -191,7 +191,8 @@ def allreduce(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the seconds of each all-reduce against its size, both logarithmic."""
     ax = ax or new_axes()
     table = scaling.bandwidth(frame)
-    ends, groups = [], ["allreduce", "num_ranks", "dtype"]
+    ends = []
+    groups = ["allreduce", "num_ranks", "dtype"]
     for _, rows in table.groupby(groups, sort=False):
         last = rows.sort_values("num_elements").iloc[-1]
         style = style_of("gradient_averaging", last["allreduce"])

@@ -159,9 +159,11 @@ def local_sgd(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def _draw_costs_of_intervals(ax: Axes, table: pd.DataFrame) -> list[End]:
     """Draw samples with their intervals, and exchanges; return where their labels go."""
-    intervals, samples = table["average_every"], table["samples_ratio"]
+    intervals = table["average_every"]
+    samples = table["samples_ratio"]
     exchanges = table["exchanges_ratio"]
-    below, above = samples - table["samples_low"], table["samples_high"] - samples
+    below = samples - table["samples_low"]
+    above = table["samples_high"] - samples
     of_samples, of_exchanges = LOOKS[:2]
     ax.errorbar(
         intervals,

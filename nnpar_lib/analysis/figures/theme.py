@@ -108,7 +108,8 @@ def save(figure: Figure, folder: str | Path, name: str, alt: str) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     title = name.replace("_", " ").replace("-", " ")
-    svg, png = folder / f"{name}.svg", folder / f"{name}.png"
+    svg = folder / f"{name}.svg"
+    png = folder / f"{name}.png"
     svg.write_text(_svg(figure, title, alt), encoding="utf-8")
     metadata: dict[str, Any] = {"Title": title, "Description": alt, "Software": None}
     figure.savefig(png, bbox_inches="tight", metadata=metadata)

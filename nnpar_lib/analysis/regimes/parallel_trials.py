@@ -34,7 +34,8 @@ def equal_counts(frame: pd.DataFrame) -> pd.DataFrame:
     for num_ranks in [column for column in counts if column != 1]:
         pairs = counts[[1, num_ranks]].dropna()
         for size in pairs.index.unique("batch_size"):
-            steps, medians = pairs.loc[size], counts[hardest].loc[size].median()
+            steps = pairs.loc[size]
+            medians = counts[hardest].loc[size].median()
             rows_by_size.append(
                 {
                     "batch_size": size,
@@ -92,10 +93,8 @@ def local_sgd(frame: pd.DataFrame) -> pd.DataFrame:
         rows[["average_every", "steps"]].rename(columns={"average_every": "batch_size"})
     )
     with np.errstate(invalid="ignore"):
-        ratios, resampled = (
-            samples.medians / samples.medians[0],
-            samples.resampled / samples.resampled[:, :1],
-        )
+        ratios = samples.medians / samples.medians[0]
+        resampled = samples.resampled / samples.resampled[:, :1]
     rows_by_interval = []
     for i, (_, runs) in enumerate(rows.groupby("average_every")):
         steps, ratio = (

@@ -74,22 +74,19 @@ def fit(batch_sizes: npt.ArrayLike, steps: npt.ArrayLike, form: str = "hyperbola
     The best of a grid of B_crit and q is refined by Newton's method in log B_crit; S_min follows
     from them.
     """
-    x, y = (
-        np.log(np.asarray(batch_sizes, dtype=float)),
-        np.log(np.atleast_2d(np.asarray(steps, dtype=float))),
-    )
+    x = np.log(np.asarray(batch_sizes, dtype=float))
+    y = np.log(np.atleast_2d(np.asarray(steps, dtype=float)))
     _check(x, y, form)
     ends = x.min() - math.log(RANGE_FACTOR), x.max() + math.log(RANGE_FACTOR)
     best_rss = np.full(len(y), np.inf)
-    knee, q = np.zeros(len(y)), np.ones(len(y))
+    knee = np.zeros(len(y))
+    q = np.ones(len(y))
     for value in FORMS[form]:
         candidate, rss = _search_knee(x, y, value, ends)
         better = rss < best_rss
-        knee, q, best_rss = (
-            np.where(better, candidate, knee),
-            np.where(better, value, q),
-            np.where(better, rss, best_rss),
-        )
+        knee = np.where(better, candidate, knee)
+        q = np.where(better, value, q)
+        best_rss = np.where(better, rss, best_rss)
     knee, rss = _refine_knee(x, y, q, knee, ends)
     level = (y - _log_shape(knee[:, None], q[:, None], x)).mean(axis=1)
     return Curves(np.exp(level), np.exp(knee), q, rss, math.exp(ends[0]), math.exp(ends[1]))
@@ -110,7 +107,8 @@ def aicc(rss: float, num_points: int, form: str) -> float:
 
 def leave_one_out(batch_sizes: Sequence[float], steps: Sequence[float], form: str) -> float:
     """Return the root mean square of log S at each batch size, as predicted from the others."""
-    x, y = np.asarray(batch_sizes, dtype=float), np.asarray(steps, dtype=float)
+    x = np.asarray(batch_sizes, dtype=float)
+    y = np.asarray(steps, dtype=float)
     errors = []
     for i in range(len(x)):
         kept = np.arange(len(x)) != i
@@ -123,7 +121,8 @@ def _search_knee(x: Array, y: Array, q: float, ends: tuple[float, float]) -> tup
     """Return the best log B_crit [R] of a grid for one q, and the RSS [R] at the bottom of a
     parabola through it."""
     grid = np.linspace(*ends, 161)
-    shapes, centred = _centred(_log_shape(grid[:, None], np.array(q), x)), _centred(y)
+    shapes = _centred(_log_shape(grid[:, None], np.array(q), x))
+    centred = _centred(y)
     rss = (centred**2).sum(axis=1)[:, None] - 2 * centred @ shapes.T + (shapes**2).sum(axis=1)
     best = np.clip(rss.argmin(axis=1), 1, len(grid) - 2)
     left, middle, right = (rss[np.arange(len(y)), best + shift] for shift in (-1, 0, 1))
@@ -146,7 +145,8 @@ def _refine_knee(
         step = (gradient * residual).sum(axis=1) / np.maximum((gradient**2).sum(axis=1), 1e-12)
         tried = np.clip(knee + np.clip(step, -0.2, 0.2), *ends)
         new = _rss(tried, q, x, centred)
-        knee, best = np.where(new < best, tried, knee), np.minimum(new, best)
+        knee = np.where(new < best, tried, knee)
+        best = np.minimum(new, best)
     return knee, best
 
 

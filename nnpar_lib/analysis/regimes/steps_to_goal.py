@@ -28,13 +28,12 @@ from nnpar_lib.analysis.regimes.steps_model import (
     leave_one_out,
 )
 
-PERFECT, DIMINISHING, MAXIMAL, UNDETERMINED = (
-    "perfect scaling",
-    "diminishing returns",
-    "maximal data parallelism",
-    "undetermined",
-)
-PERFECT_SLOPE, MAXIMAL_SLOPE = -0.8, -0.2
+PERFECT = "perfect scaling"
+DIMINISHING = "diminishing returns"
+MAXIMAL = "maximal data parallelism"
+UNDETERMINED = "undetermined"
+PERFECT_SLOPE = -0.8
+MAXIMAL_SLOPE = -0.2
 # a slope that is known no better than this, half the way between the thresholds, says nothing
 MAX_INTERVAL = 0.3
 OVERHEAD = 0.2
@@ -91,7 +90,8 @@ def resample(runs: pd.DataFrame, num_resamples: int = NUM_RESAMPLES) -> Resample
     generator = np.random.default_rng(0)
     rows = estimates(runs)
     sizes = np.array(sorted(rows["batch_size"].unique()), dtype=float)
-    medians, resampled = np.empty(len(sizes)), np.empty((num_resamples, len(sizes)))
+    medians = np.empty(len(sizes))
+    resampled = np.empty((num_resamples, len(sizes)))
     for i, size in enumerate(sizes):
         steps = rows.loc[rows["batch_size"] == size, "steps"].to_numpy(dtype=float)
         steps = np.where(np.isnan(steps), np.inf, steps)
@@ -117,7 +117,8 @@ def local_slopes(samples: Resamples) -> tuple[Array, Array]:
     ends at the first batch size that did not reach the goal. NaN if it holds fewer than 3.
     """
     num = len(samples.batch_sizes)
-    slopes, resampled = np.full(num, np.nan), np.full(samples.resampled.shape, np.nan)
+    slopes = np.full(num, np.nan)
+    resampled = np.full(samples.resampled.shape, np.nan)
     kept = np.flatnonzero(samples.reached)
     x = np.log(samples.batch_sizes)
     for position, i in enumerate(kept):
@@ -177,7 +178,8 @@ def steps_ratio(base: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     Batch sizes at which either study did not reach its one goal are left out. Columns:
     `batch_size`, `ratio` with `low` and `high`; below 1 `compared` needs fewer steps.
     """
-    below, above = resample(base), resample(compared)
+    below = resample(base)
+    above = resample(compared)
     # one generator draws both resamples: a shuffle of one side makes them independent
     order = np.random.default_rng(1).permutation(len(above.resampled))
     rows = []
@@ -268,7 +270,8 @@ def _fits_of_goal(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _fit_row(sizes: Array, medians: Array, resampled: Array, form: str) -> dict[str, Any]:
-    curve, curves = fit(sizes, medians, form), fit(sizes, resampled, form)
+    curve = fit(sizes, medians, form)
+    curves = fit(sizes, resampled, form)
     row: dict[str, Any] = {"form": form}
     for (name, value), resamples in zip(
         _quantities(curve).items(), _quantities(curves).values(), strict=True

@@ -26,7 +26,9 @@ from nnpar_lib.analysis.regimes.steps_to_goal import (
 )
 from nnpar_lib.analysis.scaling.speedups import fit_alpha_beta, runs_of
 
-HALVES, LESS, NO_GAIN = "halves", "less than halves", "no gain"
+HALVES = "halves"
+LESS = "less than halves"
+NO_GAIN = "no gain"
 
 
 def step_seconds(records: pd.DataFrame) -> pd.DataFrame:
@@ -123,7 +125,8 @@ def predicted(runs: pd.DataFrame, step_seconds: pd.DataFrame) -> pd.DataFrame:
     grid is searched.
     """
     curve = preferred_curve(runs)
-    grid, rows = np.geomspace(1, 2**17, 2000), []
+    grid = np.geomspace(1, 2**17, 2000)
+    rows = []
     for num_ranks, times in step_seconds.groupby("num_ranks"):
         medians = times.groupby("batch_size")["seconds"].median()
         line = fit_alpha_beta(medians.index.to_numpy(dtype=float), medians.to_numpy())
@@ -150,10 +153,12 @@ def amdahl(runs: pd.DataFrame, local_batch_size: int) -> pd.DataFrame:
     `serial_fraction`; and `preferred`, the prediction of the preferred curve.
     """
     samples = resample(runs)
-    sizes, known = samples.batch_sizes.astype(int), samples.reached
+    sizes = samples.batch_sizes.astype(int)
+    known = samples.reached
     hyperbola = steps_model.fit(samples.batch_sizes[known], samples.medians[known])
     fraction = serial_fraction(float(hyperbola.b_crit[0]), local_batch_size)
-    preferred, rows = preferred_curve(runs), []
+    preferred = preferred_curve(runs)
+    rows = []
     first = int(np.flatnonzero(sizes == local_batch_size)[0])
     for i in np.flatnonzero(known & (sizes % local_batch_size == 0) & (sizes >= local_batch_size)):
         p = int(sizes[i]) // local_batch_size
@@ -196,7 +201,8 @@ def preferred_curve(runs: pd.DataFrame) -> steps_model.Curves:
 
 def _doublings_of(samples: Resamples, quantity: str, num_ranks: Any) -> list[dict[str, Any]]:
     rows = []
-    sizes, known = samples.batch_sizes.tolist(), samples.reached
+    sizes = samples.batch_sizes.tolist()
+    known = samples.reached
     for i, size in enumerate(sizes):
         if 2 * size in sizes and known[i] and known[j := sizes.index(2 * size)]:
             ratio = interval(
@@ -218,7 +224,8 @@ def _doublings_of(samples: Resamples, quantity: str, num_ranks: Any) -> list[dic
 
 
 def _verdict(ratio: Interval) -> str:
-    halves, no_gain = 2**PERFECT_SLOPE, 2**MAXIMAL_SLOPE
+    halves = 2**PERFECT_SLOPE
+    no_gain = 2**MAXIMAL_SLOPE
     if ratio.high < halves:
         return HALVES
     if ratio.low > no_gain:

@@ -233,7 +233,8 @@ def fit_alpha_beta(num_bytes: npt.ArrayLike, seconds: npt.ArrayLike) -> AlphaBet
     The relative error is minimised: sizes span decades, and in seconds the largest message alone
     would decide.
     """
-    n, t = np.asarray(num_bytes, dtype=float), np.asarray(seconds, dtype=float)
+    n = np.asarray(num_bytes, dtype=float)
+    t = np.asarray(seconds, dtype=float)
     if n.shape != t.shape or np.unique(n).size < 2:
         raise ValueError(
             f"{n.size} sizes and {t.size} times do not fix two parameters; give as many times as"

@@ -27,7 +27,8 @@ from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.step.state import State
 from nnpar_lib.trainers.strategies.base import Strategy
 
-PARAMETER, RUNNING = "parameter", "running"
+PARAMETER = "parameter"
+RUNNING = "running"
 
 
 def save(
