@@ -8,8 +8,10 @@ by its documentation (`man intro_mpi`) and was not tried.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from nnpar_lib.launch.installation import (
     INTEL,
@@ -90,4 +92,13 @@ def settings(installation: Installation, env: Mapping[str, str] = os.environ) ->
     if installation.library is not None:
         reason = "mpi4py loads the library that belongs to mpiexec"
         wanted.append(Setting(LIBRARY_VARIABLE, str(installation.library), reason))
+    wanted.append(Setting("HOME", home(), "Open MPI does not start without one"))
     return [setting for setting in wanted if setting.name not in env]
+
+
+def home() -> str:
+    """Return the user's home folder, that of temporary files for a user who has none."""
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return tempfile.gettempdir()

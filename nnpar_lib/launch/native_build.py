@@ -17,7 +17,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from nnpar_lib.config import folders
-from nnpar_lib.launch import installation, installed_files
+from nnpar_lib.launch import installation, installed_files, mpi_settings
 
 PROGRAM = "nnpar"
 STAMP = "built-from"  # holds a digest of all that the program was built from
@@ -174,7 +174,8 @@ def _cpu_flags() -> str:
 
 def _run_tool(name: str, *arguments: str) -> None:
     command = [find_tool(name), *arguments]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    variables = {"HOME": mpi_settings.home(), **os.environ}  # mpicxx asks for it
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     if process.returncode != 0:
         output = (process.stdout + process.stderr)[-NUM_QUOTED_CHARACTERS:]
         raise ValueError(f"the program in C++ cannot be built; {name} says: {output}")

@@ -1,5 +1,8 @@
 """Commands about the installation itself: which MPI, which versions, the notebooks."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.conftest import ROOT, run_python
@@ -32,6 +35,13 @@ def test_what_is_wrong_with_an_mpi_is_one_line(words, variables, complaint):
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     assert complaint in line
+
+
+def test_a_process_without_a_home_folder_starts_ranks():
+    command = ["env", "-u", "HOME", sys.executable, "-m", "nnpar_lib", "mpi"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1].startswith("2 ranks summed 3 in ")
 
 
 def test_the_version_names_nnpar_torch_and_the_mpi():

@@ -88,11 +88,14 @@ def copy_openmpi(prefix):
 
 @pytest.fixture(scope="module")
 def nnpar(folder, environment):
-    """Return a function that runs a program of the environment in a folder that holds nothing."""
+    """Return a function that runs a program of the environment in a folder that holds nothing.
+
+    HOME is not set, as in a service.
+    """
     variables = {
         name: value
         for name, value in os.environ.items()
-        if name != "PYTHONPATH" and not name.startswith("NNPAR_")
+        if name not in ("PYTHONPATH", "HOME") and not name.startswith("NNPAR_")
     }
     variables["PATH"] = os.pathsep.join(
         [str(environment), str(Path(sys.executable).parent), os.environ["PATH"]]
