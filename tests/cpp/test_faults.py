@@ -1,9 +1,11 @@
 """The program in C++ when something fails: ranks that stop or die, files that are none, too little
 memory; nothing is left behind."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -159,6 +161,18 @@ def test_a_record_without_room_is_printed(build, data, tmp_path):
     assert process.returncode == 1, process.stderr
     assert process.stdout.startswith('{"strategy": "cpp"')
     assert "could not be written to" in process.stderr and "is printed instead" in process.stderr
+
+
+def test_a_record_without_room_is_printed_by_the_shell(tmp_path):
+    out = tmp_path / "runs.jsonl"
+    full = f"mount -t tmpfs -o size=4k tmpfs {tmp_path} && cd {ROOT}"
+    words = ("--strategy", "cpp", "--hidden", 16, "--global-batch-size", 12_000)
+    run = (sys.executable, "-m", "nnpar_lib", "run", *words, "--num-epochs", 60, "--out", out)
+    process = in_mounts(full, *run)
+    assert process.returncode == 1, process.stderr
+    assert f"could not be written to {out}" in process.stderr
+    (line,) = (line for line in process.stdout.splitlines() if line.startswith("{"))
+    assert json.loads(line)["strategy"] == "cpp"
 
 
 def test_too_little_shared_memory_is_one_line(build, data):

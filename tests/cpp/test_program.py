@@ -1,7 +1,6 @@
 """The program in C++ by itself: mistakes are one line and a status on all ranks; its records are
 the library's."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -148,15 +147,6 @@ def test_the_shell_runs_it_like_any_other_strategy(tmp_path):
     assert record.strategy == "cpp" and record.num_ranks == 2 and len(record.weights_sha256) == 64
     assert RunConfig.from_parameters(record.config).num_steps == 12
     assert record.provenance["packages"]["torch"] and record.provenance["compiler"]
-
-
-def test_a_record_without_room_is_printed_by_the_shell():
-    words = ("--strategy", "cpp", "--hidden", 16, "--num-steps", 5, "--out", "/dev/full")
-    process = run_python("-m", "nnpar_lib", "run", *words)
-    assert process.returncode == 1
-    assert "could not be written to /dev/full" in process.stderr
-    (line,) = (line for line in process.stdout.splitlines() if line.startswith("{"))
-    assert json.loads(line)["strategy"] == "cpp"
 
 
 def test_what_it_does_not_offer_is_refused_before_anything_starts():
