@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := report
-.PHONY: help report report-from-results test quick check hooks bench gpu-report cpp lab clean
+.PHONY: help report report-from-results test test-impi quick check hooks bench gpu-report cpp lab clean
 
 PYTHON ?= python3
 DATASET ?= digits
@@ -33,6 +33,9 @@ report-from-results: $(READY)  ## render the committed records of MNIST again, w
 
 test: $(READY)  ## run every check and the whole test suite
 	@tests/run
+
+test-impi: $(READY)  ## run one test of each kind under Intel MPI, as `make test` does under MPICH
+	@tests/run impi
 
 quick: $(READY)  ## run the checks, the unit tests and one real case of each kind, in three minutes
 	@tests/run quick

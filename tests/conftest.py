@@ -20,6 +20,9 @@ ROOT = Path(__file__).parent.parent
 DEVICE = os.environ.get(
     "NNPAR_DEVICE", "cpu"
 )  # cuda: what does not depend on the device is tested on a GPU
+CASES_VARIABLE = "NNPAR_TEST_CASES"
+EACH_KIND = "each_kind"  # its value where a second MPI runs one case of a kind (tests/run)
+EVERY_MPI_RANK_COUNTS = (2, 3)
 
 
 def run_python(*arguments, timeout=120, **environment):
@@ -69,6 +72,28 @@ def limited_files(num_bytes):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def on_every_mpi(values, is_marked=lambda _: True):
+    """Return the values of a parameter, those that every MPI is tested with marked so.
+
+    Each begins with its number of ranks, or is that number.
+    """
+    parameters = []
+    for value in values:
+        num_ranks = value[0] if isinstance(value, tuple) else value
+        is_repeated = num_ranks in EVERY_MPI_RANK_COUNTS and is_marked(value)
+        marks = [pytest.mark.every_mpi] if is_repeated else []
+        fields = value if isinstance(value, tuple) else (value,)
+        parameters.append(pytest.param(*fields, marks=marks))
+    return parameters
+
+
+def selected(configs, each_kind):
+    """Return the configs that this run of the tests asks for: all, or one of each kind."""
+    if os.environ.get(CASES_VARIABLE) != EACH_KIND:
+        return configs
+    return {name: config for name, config in configs.items() if name in each_kind}
 
 
 @cache

@@ -62,6 +62,7 @@ SETTINGS = {
     ],
     MPICH: [
         Setting("HYDRA_BINDING", "none", UNBOUND),
+        Setting("UCX_NET_DEVICES", "lo", LOOPBACK, ONE_NODE),  # MPICH over UCX, or over libfabric
         Setting("FI_PROVIDER", "tcp;ofi_rxm", LOOPBACK, ONE_NODE),
         Setting("FI_TCP_IFACE", "lo", LOOPBACK, ONE_NODE),
     ],

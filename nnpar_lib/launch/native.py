@@ -118,7 +118,7 @@ def start(num_ranks: int, words: Sequence[str], folder: str, program: Path | Non
 
 def _error(process: CompletedProcess[str]) -> Exception:
     """Return the exception for a program that failed, one line where the cause is known."""
-    if cause := lifeline.cause_of_death(process.stderr):
+    if cause := lifeline.cause_of_death(process.stderr + process.stdout):  # Hydra prints there
         return EnginesLost(f"{cause}; the program in C++ was ended")
     lines = [line for line in process.stderr.splitlines() if line.startswith(COMPLAINT)]
     if lines:

@@ -12,6 +12,7 @@ import time
 import psutil
 import pytest
 
+from nnpar_lib.config.environment import launched_rank
 from nnpar_lib.launch import native
 from nnpar_lib.launch.environment import mpi_environment, mpiexec_command, private_files
 from tests.conftest import ROOT
@@ -57,7 +58,7 @@ def running(parent, num_ranks):
     while time.monotonic() < deadline:
         ranks = [child for child in parent.children(recursive=True) if child.name() == "nnpar"]
         if len(ranks) == num_ranks and all(sum(rank.cpu_times()[:2]) > 0.7 for rank in ranks):
-            return sorted(ranks, key=lambda rank: int(rank.environ()["OMPI_COMM_WORLD_RANK"]))
+            return sorted(ranks, key=lambda rank: launched_rank(rank.environ()))
         time.sleep(0.1)
     raise AssertionError(f"{num_ranks} ranks have not started")
 

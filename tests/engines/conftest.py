@@ -43,6 +43,12 @@ def processes_of(session, variable=SESSION_VARIABLE):
     return processes
 
 
+def launchers_of(session, variable=SESSION_VARIABLE):
+    """Return the processes that are mpiexec, by the names that each family of MPI gives it."""
+    names = ("prterun", "orterun", "mpiexec", "mpiexec.hydra")
+    return [process for process in processes_of(session, variable) if process.name() in names]
+
+
 def process_of(session, word):
     """Return the process of a session whose command line holds a word, and no lifeline's."""
     processes = [

@@ -11,10 +11,18 @@ import uuid
 from pathlib import Path
 
 import pytest
-from conftest import process_of, processes_of
+from conftest import launchers_of, process_of, processes_of
 
+from nnpar_lib.launch import installation
 from nnpar_lib.launch.engines import EnginesLost, RankError, engines
 
+pytestmark = pytest.mark.every_mpi
+
+WRONG_SETTINGS = {
+    installation.OPENMPI: ("PRTE_MCA_rmaps_default_mapping_policy", "no_such_policy"),
+    installation.MPICH: ("HYDRA_LAUNCHER", "no_such_launcher"),
+    installation.INTEL: ("I_MPI_HYDRA_BOOTSTRAP", "no_such_launcher"),
+}
 KERNEL = str(Path(__file__).with_name("kernel.py"))
 DELAY = 0.5
 
@@ -89,7 +97,7 @@ def test_a_rank_that_is_killed_between_two_calls_is_named(running):
 
 
 def test_mpiexec_is_killed(running):
-    kill_soon(process_of(running.session, "prterun"))
+    kill_soon(launchers_of(running.session)[0])
     assert seconds_of_failure(running, EnginesLost, "mpiexec died") < 10
 
 
@@ -117,11 +125,7 @@ def test_an_interrupted_start_leaves_nothing(spmd_functions_importable):
         env={**os.environ, "NNPAR_TEST_MARK": mark},
     )
     try:
-        while not any(
-            "prterun" in part
-            for started in processes_of(mark, "NNPAR_TEST_MARK")
-            for part in started.cmdline()
-        ):
+        while not launchers_of(mark, "NNPAR_TEST_MARK"):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=10)[0] == "interrupted\n"
@@ -142,7 +146,7 @@ def test_a_killed_kernel_leaves_no_process_and_no_file(kernel, number):
 
 
 def test_engines_that_cannot_start_say_why(spmd_functions_importable, monkeypatch):
-    monkeypatch.setenv("PRTE_MCA_rmaps_default_mapping_policy", "no_such_policy")
+    monkeypatch.setenv(*WRONG_SETTINGS[installation.find().family])
     start = time.monotonic()
     with (
         pytest.raises(

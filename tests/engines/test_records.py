@@ -104,6 +104,7 @@ def test_no_repeats_are_refused(shared_engines):
         shared_engines.run_interleaved([SERIAL], num_repeats=0)
 
 
+@pytest.mark.every_mpi
 def test_real_training_on_one_and_two_ranks(shared_engines, tmp_path):
     path = tmp_path / "records.jsonl"
     configs = [SERIAL.replace(**SMALL), PARALLEL.replace(**SMALL)]

@@ -17,7 +17,7 @@ from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.step import cuda_graph
 from nnpar_lib.trainers.tasks.equality import difference_from_serial
 from nnpar_lib.trainers.tasks.runs import abort_all_on_error
-from tests.conftest import DEVICE
+from tests.conftest import DEVICE, selected
 from tests.tape import TapeRecorder
 
 SMALL = {
@@ -36,6 +36,15 @@ RECORDED = (
     ("mpi", "adam", {"allreduce": "mpi"}),
     (BACKEND, "nesterov", {"allreduce": BACKEND}),
 )
+EACH_KIND = (
+    "gradient_averaging-shared-mlp-momentum-float64",
+    "gradient_averaging-mpi-mlp-momentum-float64",
+    "gradient_averaging-overlapped-mlp-momentum-float64",
+    "torch_ddp-mlp-float64",
+    "weight_averaging-each-step-mlp-float64",
+    "nearly-empty-batch-mlp-float64",
+    f"{BACKEND}-cnn-float64",
+)  # what is repeated under every MPI
 UNEVEN = 67  # leaves a last batch of 7: uneven parts on 2, 3 and 4 ranks
 NEARLY_EMPTY = 71  # leaves a last batch of 1: ranks without any example
 
@@ -122,7 +131,7 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
     )
     return {
         name: config
-        for name, config in configs.items()
+        for name, config in selected(configs, EACH_KIND).items()
         if not rules.shared_gpus(config, num_ranks, torch.cuda.device_count())
     }
 

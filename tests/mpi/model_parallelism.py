@@ -13,7 +13,7 @@ from nnpar_lib.schedules import SCHEDULES
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.tasks.equality import difference_from_serial
 from nnpar_lib.trainers.tasks.runs import abort_all_on_error
-from tests.conftest import DEVICE
+from tests.conftest import DEVICE, selected
 
 # 9 blocks each: 2, 4 and 8 stages do not divide them
 SMALL = {
@@ -35,6 +35,12 @@ RESNET = {
     "tensor": {"convolution": "im2col", "memory_format": "channels_last"},
     "hybrid": {"pipeline_size": 1},
 }  # in one micro-batch: each normalises with statistics of its own
+EACH_KIND = (
+    *(f"pipeline-{schedule}-mlp-float64" for schedule in SCHEDULES),
+    "tensor-mlp-float64",
+    "hybrid-1-mlp-float64",
+    "torch_pipelining-1f1b-mlp-float64",
+)  # what is repeated under every MPI
 CUTS = {1: "layers", 2: "2", 3: "1,7", 4: "3,4,8"}
 
 
@@ -83,7 +89,7 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
     )
     return {
         name: config
-        for name, config in configs.items()
+        for name, config in selected(configs, EACH_KIND).items()
         if not rules.shared_gpus(config, num_ranks, torch.cuda.device_count())
     }
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import mpi_results
+from tests.conftest import mpi_results, on_every_mpi
 from tests.mpi import equality
 
 RANK_COUNTS = (1, 2, 3, 4)
@@ -10,7 +10,9 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 CASES = [(num_ranks, name) for num_ranks in RANK_COUNTS for name in equality.cases(num_ranks)]
 
 
-@pytest.mark.parametrize(("num_ranks", "name"), CASES)
+@pytest.mark.parametrize(
+    ("num_ranks", "name"), on_every_mpi(CASES, lambda case: case[1] in equality.EACH_KIND)
+)
 def test_a_parallel_run_ends_where_a_serial_run_ends(num_ranks, name):
     differences = mpi_results(num_ranks, "tests.mpi.equality")[name]
     tolerance = TOLERANCE[name.rsplit("-", 1)[1]]
@@ -25,7 +27,7 @@ def test_a_parallel_run_ends_where_a_serial_run_ends(num_ranks, name):
     assert differences["num_distinct"] == 1
 
 
-@pytest.mark.parametrize("num_ranks", RANK_COUNTS)
+@pytest.mark.parametrize("num_ranks", on_every_mpi(RANK_COUNTS))
 def test_the_steps_that_are_compared_move_the_weights(num_ranks):
     cases = mpi_results(num_ranks, "tests.mpi.equality").values()
     assert min(differences["moved"] for differences in cases) > 1e-3

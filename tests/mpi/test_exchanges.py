@@ -3,12 +3,12 @@
 import pytest
 
 from nnpar_lib.records.provenance import package_versions
-from tests.conftest import mpi_results
+from tests.conftest import mpi_results, on_every_mpi
 
 RANK_COUNTS = (1, 2, 3, 4)
 
 
-@pytest.mark.parametrize("num_ranks", RANK_COUNTS)
+@pytest.mark.parametrize("num_ranks", on_every_mpi(RANK_COUNTS))
 def test_every_all_reduce_is_exact_and_gives_all_ranks_the_same_bits(num_ranks):
     outcomes = dict(mpi_results(num_ranks, "tests.mpi.exchanges"))
     del outcomes["cuda_aware"]
@@ -23,7 +23,7 @@ def test_an_mpi_that_is_built_without_cuda_says_so():
     assert mpi_results(2, "tests.mpi.exchanges")["cuda_aware"] is False
 
 
-@pytest.mark.parametrize("num_ranks", RANK_COUNTS)
+@pytest.mark.parametrize("num_ranks", on_every_mpi(RANK_COUNTS))
 def test_averaging_weights_gives_what_simulated_ranks_give(num_ranks):
     differences = mpi_results(num_ranks, "tests.mpi.averaging")
     assert differences

@@ -3,7 +3,7 @@ mpiexec."""
 
 import pytest
 
-from tests.conftest import mpi_results
+from tests.conftest import mpi_results, on_every_mpi
 from tests.mpi import model_parallelism
 
 RANK_COUNTS = (1, 2, 3, 4)
@@ -13,7 +13,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("num_ranks", "name"), CASES)
+@pytest.mark.parametrize(
+    ("num_ranks", "name"), on_every_mpi(CASES, lambda case: case[1] in model_parallelism.EACH_KIND)
+)
 def test_a_model_in_parts_ends_where_a_whole_one_ends(num_ranks, name):
     differences = mpi_results(num_ranks, "tests.mpi.model_parallelism")[name]
     tolerance = TOLERANCE[name.rsplit("-", 1)[1]]
@@ -26,7 +28,7 @@ def test_a_model_in_parts_ends_where_a_whole_one_ends(num_ranks, name):
     assert differences["num_distinct"] == 1
 
 
-@pytest.mark.parametrize("num_ranks", RANK_COUNTS)
+@pytest.mark.parametrize("num_ranks", on_every_mpi(RANK_COUNTS))
 def test_the_steps_that_are_compared_move_the_weights(num_ranks):
     cases = mpi_results(num_ranks, "tests.mpi.model_parallelism").values()
     assert min(differences["moved"] for differences in cases) > 1e-3

@@ -8,6 +8,7 @@ from nnpar_lib.trainers.communication.stall import describe
 from tests.conftest import run_mpi
 
 
+@pytest.mark.every_mpi
 def test_ranks_that_wait_in_vain_name_the_one_that_is_missing():
     process = run_mpi(3, "-m", "tests.mpi.stalling", timeout=120)
     assert process.returncode != 0
@@ -29,13 +30,15 @@ def test_a_deadlock_is_told_from_a_rank_that_is_missing():
 
 STOP_RANK_1 = """
 import os, signal
+from nnpar_lib.launch.environment import mpi_rank
 from nnpar_lib.trainers.communication.mpi import world
 def stop():
-    if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    if mpi_rank() == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
 """
 
 
+@pytest.mark.every_mpi
 @pytest.mark.parametrize(
     ("program", "words"),
     [
