@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := report
-.PHONY: help report report-from-results test test-impi quick check hooks bench gpu-report cpp lab clean
+.PHONY: help report report-from-results test test-impi quick equality check hooks bench gpu-report cpp lab clean
 
 PYTHON ?= python3
 DATASET ?= digits
@@ -39,6 +39,9 @@ test-impi: $(READY)  ## run one test of each kind under Intel MPI, as `make test
 
 quick: $(READY)  ## run the checks, the unit tests and one real case of each kind, in three minutes
 	@tests/run quick
+
+equality: $(READY)  ## compare random configs with serial training until stopped, or until one differs
+	@$(BIN)/python -m tests.mpi.random_equality
 
 check: $(READY)  ## run the checks alone: ruff, mypy, stripped notebooks, clang-format, workflows
 	@tests/run check

@@ -192,6 +192,12 @@ def _check_torch_pipelining(config: Sections) -> None:
             f" num_microbatches={config.num_microbatches} that divides the training set, or stop"
             " before the end of the first epoch with num_steps"
         )
+    if config.schedule == "1f1b" and config.num_microbatches < config.num_stage_ranks:
+        raise ValueError(
+            f"num_microbatches={config.num_microbatches} is less than the"
+            f" {config.num_stage_ranks} stages, which 1f1b of torch_pipelining does not offer; take"
+            " at least as many, schedule='gpipe', or the strategy pipeline"
+        )
     num_rounds = max(1, config.num_microbatches // config.num_stage_ranks)
     if config.schedule == "interleaved" and config.num_microbatches % num_rounds:
         raise ValueError(

@@ -73,6 +73,11 @@ class Training(Section):
             )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum} is outside [0, 1); 0.9 is usual")
+        if self.optimizer == "nesterov" and self.momentum == 0:
+            raise ValueError(
+                "momentum=0 leaves optimizer='nesterov' nothing to look ahead with; use"
+                " optimizer='sgd', or a larger momentum"
+            )
         num_examples = NUM_TRAINING_EXAMPLES[self.dataset]
         if self.global_batch_size > num_examples:
             raise ValueError(

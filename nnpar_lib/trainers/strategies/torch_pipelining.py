@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nnpar_lib.config import RunConfig
@@ -62,7 +62,7 @@ class TorchPipelining(Pipeline):
         num_stages = self._pipeline.num_stages
         device = torch.device(self._config.device)
         stages = [
-            pipelining.PipelineStage(module, stage, num_stages, device)
+            pipelining.PipelineStage(_Travelling(module), stage, num_stages, device)
             for stage, module in self._modules.items()
         ]
         kinds = {
@@ -86,3 +86,32 @@ class TorchPipelining(Pipeline):
     def close(self) -> None:
         """Leave torch's process group."""
         dist.destroy_process_group()
+
+
+class _Travelling(nn.Module):
+    """A stage whose outputs, and whose gradients of inputs, lie as torch's messages need them.
+
+    With memory_format='channels_last' they lie otherwise.
+    """
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self._stage = stage
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.requires_grad:
+            inputs = _ContiguousGradient.apply(inputs)  # type: ignore[no-untyped-call]
+        output: Tensor = self._stage(inputs)
+        return output.contiguous()
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    """Identity in the forward pass; the gradient is made contiguous."""
+
+    @staticmethod
+    def forward(context: torch.autograd.function.FunctionCtx, inputs: Tensor) -> Tensor:
+        return inputs.view_as(inputs)
+
+    @staticmethod
+    def backward(context: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()

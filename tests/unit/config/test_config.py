@@ -49,6 +49,7 @@ BAD = [
     ({"lr": "0.1"}, "lr='0.1'", "type float"),
     ({"lr": None}, "lr=None", "type float"),
     ({"momentum": 1.0}, "momentum=1.0", "[0, 1)"),
+    ({"momentum": 0, "optimizer": "nesterov"}, "momentum=0", "use optimizer='sgd'"),
     ({"shard_data": 1}, "shard_data=1", "type bool"),
     ({"hidden": "256;128"}, "hidden='256;128'", "256,128"),
     ({"hidden": ""}, "hidden=''", "256,128"),
@@ -126,6 +127,16 @@ BAD = [
         },
         "num_microbatches=5",
         "multiple of num_ranks=2",
+    ),
+    (
+        {
+            "strategy": "torch_pipelining",
+            "num_ranks": 3,
+            "num_microbatches": 2,
+            "global_batch_size": 60,
+        },
+        "num_microbatches=2 is less than the 3 stages",
+        "schedule='gpipe'",
     ),
     ({"strategy": "torch_pipelining", "global_batch_size": 66}, "global_batch_size=66", "multiple"),
     (
