@@ -3,7 +3,6 @@ this machine."""
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +15,6 @@ import pytest
 from nnpar_lib.records import store
 from tests.conftest import ROOT
 
-TESTBED = ROOT / "cluster" / "testbed" / "testbed.sh"
 SCRIPTS = sorted(ROOT.glob("cluster/bridges2/*.sbatch"))
 RM = ROOT / "cluster" / "bridges2" / "rm.sbatch"
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
@@ -36,32 +34,6 @@ with engines(num_ranks) as ranks:
     ranks.call("time.sleep", sleep_seconds)
 """,
 )
-
-
-def install_slurm():
-    if os.getuid() != 0:
-        pytest.skip("a SLURM on this machine needs root")
-    if not shutil.which("slurmctld") and shutil.which("apt-get"):
-        for command in (["update", "-qq"], ["install", "-y", "-qq", "slurm-wlm"]):
-            subprocess.run(
-                ["apt-get", *command],
-                capture_output=True,
-                check=False,
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            )
-    if not shutil.which("slurmctld"):
-        pytest.skip("slurm-wlm is missing and cannot be installed from here")
-
-
-@pytest.fixture(scope="module")
-def testbed(tmp_path_factory):
-    install_slurm()
-    folder = tmp_path_factory.mktemp("testbed")
-    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-    subprocess.run([TESTBED, "start", folder], check=True, timeout=30)
-    yield folder
-    subprocess.run([TESTBED, "stop", folder], check=True, timeout=30)
-    del os.environ["SLURM_CONF"]
 
 
 def write_notebook(folder):
