@@ -1,5 +1,7 @@
-# The cells of a notebook: a function of your own on all MPI ranks of the SLURM job that the notebook runs in.
-# As a notebook:  jupytext --to ipynb --output engines.ipynb cluster/examples/engines.py
+"""The cells of a notebook: a function of your own on all MPI ranks of its SLURM job.
+
+As a notebook: jupytext --to ipynb --output engines.ipynb cluster/examples/engines.py
+"""
 
 # %%
 # What ranks run lies in a module beside the notebook: they import it by its name.
@@ -15,12 +17,12 @@ def mean_of_ranks(values):
 """)
 
 # %%
-# The notebook's own process starts no MPI: it starts mpiexec, one rank a task of the job, and a controller.
+# The notebook's own process starts no MPI: it starts mpiexec, with one rank a task of the job.
 import os
 
 from nnpar_lib.launch.engines import engines
 
-num_ranks = int(os.environ.get("SLURM_NTASKS", 2))
+num_ranks = int(os.environ["SLURM_NTASKS"])
 ranks = engines(num_ranks)
 
 # %%
