@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := report
-.PHONY: help report report-from-results test test-impi quick equality check hooks bench gpu-report cpp lab clean
+.PHONY: help report report-from-results test test-impi quick equality mutants check hooks bench gpu-report cpp lab clean
 
 PYTHON ?= python3
 DATASET ?= digits
@@ -43,6 +43,10 @@ quick: $(READY)  ## run the checks, the unit tests and one real case of each kin
 equality: $(READY)  ## compare random configs with serial training until stopped, or until one differs
 	@$(BIN)/python -m tests.mpi.random_equality
 
+mutants: $(READY)  ## break the code in small ways and count those that the tests notice, in ten minutes
+	@$(BIN)/mutmut run
+	@$(BIN)/mutmut results
+
 check: $(READY)  ## run the checks alone: ruff, mypy, stripped notebooks, clang-format, workflows
 	@tests/run check
 
@@ -61,8 +65,8 @@ cpp: $(READY)  ## build the program in C++ and say where it is
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-clean:  ## remove the rendered report
-	rm -rf report/_build
+clean:  ## remove the rendered report and the mutants
+	rm -rf report/_build mutants
 
 $(READY): constraints.txt pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "nnpar needs Python 3.11 or \

@@ -30,3 +30,4 @@ def test_stages_are_cut_by_layers_by_seconds_or_as_asked():
 def test_a_partition_has_no_empty_part_and_the_smallest_maximum():
     assert parts.partition([1.0, 1.0, 1.0], 3) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert parts.partition([1.0, 2.0, 3.0, 4.0], 2) == [slice(0, 3), slice(3, 4)]
+    assert parts.partition([5.0, 1.0, 1.0], 3) == [slice(0, 1), slice(1, 2), slice(2, 3)]

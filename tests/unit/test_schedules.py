@@ -184,3 +184,57 @@ def test_the_clock_table_reads_like_the_schedule():
         "rank 0 | F0 F1 .  B0 F2 B1 .  B2",
         "rank 1 | .  F0 B0 F1 B1 F2 B2 .",
     ]
+
+
+def test_the_clock_table_names_chunks_by_letters():
+    assert schedules.clock_table("interleaved", Pipeline(2, 2, 2)).splitlines() == [
+        "rank 0 | F0a F1a F0b F1b .   B0b .   B1b B0a B1a",
+        "rank 1 | .   F0a F1a F0b B0b F1b B1b B0a B1a .",
+    ]
+    assert schedules.clock_table("gpipe", Pipeline(1, 2)) == "rank 0 | F0 F1 B0 B1"
+
+
+@given(NAMES, PIPELINES)
+def test_what_is_executed_is_the_order_of_the_schedule(name, pipeline):
+    for rank, order in enumerate(everything(name, pipeline)):
+        passes = [instruction for instruction in order if instruction.action in (FORWARD, BACKWARD)]
+        assert passes == list(schedules.computations(name, pipeline, rank))
+
+
+@given(st.integers(2, 5), st.integers(2, 4), st.integers(3, 5))
+def test_interleaved_fills_the_pipeline_as_narayanan_does(num_ranks, num_chunks, num_groups):
+    pipeline = Pipeline(num_ranks, num_groups * num_ranks, num_chunks)
+    for rank in range(num_ranks):
+        num_ahead = 2 * (num_ranks - rank - 1) + (num_chunks - 1) * num_ranks
+        assert schedules.peak_live_microbatches("interleaved", pipeline, rank) == num_ahead + 1
+
+
+def test_a_schedule_that_deadlocks_is_an_error(monkeypatch):
+    def backward_first(schedule, pipeline, rank):
+        return iter([Instruction(BACKWARD, rank, 0), Instruction(FORWARD, rank, 0)])
+
+    monkeypatch.setattr(schedules, "computations", backward_first)
+    with pytest.raises(RuntimeError, match=r"the gpipe schedule of .* wait for each other"):
+        schedules.simulate("gpipe", Pipeline(2, 1), lambda _: 1.0)
+
+
+def test_a_message_takes_the_time_of_its_sender_and_none_inside_a_rank():
+    sent = []
+
+    def message_seconds(source):
+        sent.append(source)
+        return 10.0 if source.action == FORWARD else 100.0
+
+    events = schedules.simulate("gpipe", Pipeline(2, 1), lambda _: 1.0, message_seconds)
+    assert [event.start for event in events] == [0, 11, 12, 113]
+    assert set(sent) == {Instruction(FORWARD, 0, 0), Instruction(BACKWARD, 1, 0)}
+    events = schedules.simulate("gpipe", Pipeline(1, 1, 2), lambda _: 1.0, message_seconds)
+    assert [event.start for event in events] == [0, 1, 2, 3]
+
+
+def test_a_bubble_is_idle_time_between_the_first_start_and_the_last_end():
+    events = [
+        schedules.Event(0, FORWARD, 0, 0, 5.0, 6.0),
+        schedules.Event(1, FORWARD, 1, 0, 6.0, 9.0),
+    ]
+    assert schedules.bubble_fraction(events, 2) == 0.5
