@@ -64,3 +64,29 @@ print("SUM", ranks.sum(1))
 """
     process = run_mpi(2, "-c", program, timeout=120, NNPAR_STALL_SECONDS="1")
     assert process.stdout.count("SUM 2.0") == 2, process.stderr
+
+
+def test_where_mpi_lets_no_threads_talk_a_stall_is_judged_by_time():
+    program = """
+import os, signal, time
+import mpi4py
+mpi4py.rc.thread_level = "serialized"
+from mpi4py import MPI
+from nnpar_lib.trainers.communication.mpi import world
+ranks = world()
+if ranks.rank == 1:
+    time.sleep(4)  # outside of training a rank may take its time
+ranks.sum(1)
+print("WENT ON", flush=True)
+with ranks.stall_watch(2.0):
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    ranks.sum(1)
+"""
+    process = run_mpi(2, "-c", program, timeout=120, NNPAR_STALL_SECONDS="1")
+    assert process.returncode != 0
+    assert process.stdout.count("WENT ON") == 2, process.stderr
+    assert re.search(
+        r"stalled: rank 0 has waited \d+ s in an all-reduce; missing: a rank that cannot be named",
+        process.stderr,
+    )

@@ -61,6 +61,8 @@ def world() -> Communicator:
     _check_launcher(mpi.COMM_WORLD.Get_size())
     if mpi.Query_thread() >= mpi.THREAD_MULTIPLE:
         watch.connect(mpi.COMM_WORLD)
+    else:
+        watch.cannot_ask()
     atexit.register(watch.stop)  # before MPI is finalised: exit functions run in reverse order
     return MpiCommunicator(mpi.COMM_WORLD, watch=watch)
 

@@ -52,6 +52,7 @@ class StallWatch:
         self._operation = ""
         self._since = 0.0
         self._comm: Any = None
+        self._can_ask = True
         self._sent: list[Any] = []  # buffers on their way must stay
         self._answers: dict[int, str] = {}
         self._asked: float | None = None
@@ -85,6 +86,10 @@ class StallWatch:
         self._limit = Limit(self._limit.seconds, range(comm.Get_size()))
         self._comm = comm
 
+    def cannot_ask(self) -> None:
+        """Judge by time alone, in training alone: MPI lets no second thread of a rank talk."""
+        self._can_ask = False
+
     def stop(self) -> None:
         """Look no longer."""
         self._stop.set()
@@ -114,6 +119,8 @@ class StallWatch:
         waited = now - self._since
         if not operation or limit.seconds <= 0 or waited < limit.seconds:
             self._asked = None
+        elif not self._can_ask:
+            self._judge_by_time(limit, operation, waited)
         elif self._comm is None:
             self._end(
                 f"stalled: rank {launched_rank()} has waited {waited:.0f} s in {operation};"
@@ -124,6 +131,15 @@ class StallWatch:
             self._ask(limit)
         elif now - self._asked > ANSWER_SECONDS + TURN_SECONDS * self._has_lower_waiting():
             self._judge(limit, operation, waited)
+
+    def _judge_by_time(self, limit: Limit, operation: str, waited: float) -> None:
+        """End a training that waits too long; elsewhere a rank may be busy and take its time."""
+        if limit.is_training:
+            self._end(
+                f"stalled: rank {launched_rank()} has waited {waited:.0f} s in {operation};"
+                " missing: a rank that cannot be named, as this MPI lets no threads talk"
+                " (MPI_THREAD_MULTIPLE). If a step may take that long, raise stall_seconds"
+            )
 
     def _ask(self, limit: Limit) -> None:
         self._answers = {}
