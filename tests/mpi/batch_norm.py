@@ -9,8 +9,10 @@ statistics.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from mpi4py import MPI
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -18,7 +20,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.parts import part
 from nnpar_lib.trainers import strategies
 from nnpar_lib.trainers.communication.communicator import Communicator
-from nnpar_lib.trainers.communication.mpi import world
+from nnpar_lib.trainers.communication.mpi import STAGED, MpiCommunicator, world
 from nnpar_lib.trainers.data.batches import global_batch_indices, load, normalise
 from nnpar_lib.trainers.loop.placement import place
 from nnpar_lib.trainers.models import networks
@@ -28,6 +30,7 @@ from nnpar_lib.trainers.timeline import Timeline
 NUM_RANKS = 4
 NUM_STEPS = 4
 NUM_MICROBATCHES = 3
+GPU_ALLREDUCES = ("shared", "mpi")
 COMMON = {
     "model": "resnet18",
     "stem": "imagenet",
@@ -127,13 +130,23 @@ def reference(config: RunConfig, num_copies: int, num_microbatches: int, shared:
 
 
 @torch.no_grad()
-def differences(config: RunConfig, ranks: Communicator, expected: nn.Module) -> dict[str, float]:
+def differences(
+    config: RunConfig, ranks: Communicator, expected: nn.Module, *, in_thread: bool = False
+) -> dict[str, float]:
     """Train in parallel and return how far weights and logits of the worst rank are from those
     expected."""
     strategy = strategies.build(config, ranks, Timeline())
-    with torch.enable_grad():
-        for step in range(NUM_STEPS):
-            strategy.step(strategy.batches.batch(step), step)
+
+    def train() -> None:
+        with torch.enable_grad():
+            for step in range(NUM_STEPS):
+                strategy.step(strategy.batches.batch(step), step)
+
+    if in_thread:
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(train).result()
+    else:
+        train()
     strategy.synchronise()
     weights = torch.cat(
         [parameter.detach().reshape(-1) for parameter in strategy.whole_parameters()]
@@ -153,6 +166,23 @@ def differences(config: RunConfig, ranks: Communicator, expected: nn.Module) -> 
     return {name: max(ranks.allgather_objects(value)) for name, value in distances.items()}
 
 
+def as_on_a_gpu() -> dict[str, dict[str, float]]:
+    """Return the differences of synchronised statistics that travel as those of a shared GPU do.
+
+    Tensors are copied to the host's memory and back, and a backward pass on a GPU runs in a thread
+    of its own, which then calls MPI. The kernels are still those of the CPU.
+    """
+    staged = MpiCommunicator(MPI.COMM_WORLD, way=STAGED)
+    config, *how = cases()["synchronised"]
+    expected = reference(config, *how)
+    return {
+        f"{allreduce}, as on a GPU": differences(
+            config.replace(allreduce=allreduce), staged, expected, in_thread=True
+        )
+        for allreduce in GPU_ALLREDUCES
+    }
+
+
 def relative(value: torch.Tensor, reference: torch.Tensor) -> float:
     return float((value - reference).norm() / reference.norm()) if len(reference) else 0.0
 
@@ -163,6 +193,7 @@ def main() -> None:
     place(RunConfig(num_threads=1), ranks)
     for name, (config, *how) in cases().items():
         distances[name] = differences(config, ranks, reference(config, *how))
+    distances.update(as_on_a_gpu())
     if ranks.rank == 0:
         print("\nRESULT " + json.dumps(distances))
 

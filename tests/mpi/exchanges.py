@@ -16,13 +16,22 @@ from nnpar_lib.trainers.timeline import Timeline
 SIZES = (1, 2, 3, 17, 1000, 100_003)
 
 
-def check(kind: str, size: int, dtype: torch.dtype, ranks_per_node: int | None) -> dict[str, bool]:
+def check(
+    kind: str,
+    size: int,
+    dtype: torch.dtype,
+    ranks_per_node: int | None,
+    *,
+    is_elsewhere: bool = False,
+) -> dict[str, bool]:
     """Sum a buffer three times over; whole numbers keep the sums exact, so that any mistake
-    shows."""
+    shows. `is_elsewhere` puts the buffer beside the shared memory, as that of a GPU."""
     ranks = MpiCommunicator(MPI.COMM_WORLD, ranks_per_node=ranks_per_node)
     reducer = allreduce.build(
         kind, ranks, torch.zeros(size, dtype=dtype), Timeline(), bucket_bytes=4096
     )
+    if is_elsewhere:
+        reducer.buffer = torch.zeros(size, dtype=dtype)
     exact = []
     for turn in range(3):
         numbers = torch.arange(size, dtype=dtype) % 1000 + turn
@@ -76,6 +85,9 @@ def main() -> None:
     for way in (STAGED, ADDRESS):
         for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8):
             outcomes[f"{way}-{dtype}"] = check_way(way, dtype)
+    for ranks_per_node in (None, 2):
+        name = f"shared-elsewhere-{ranks_per_node}-a-node"
+        outcomes[name] = check("shared", 1000, torch.float64, ranks_per_node, is_elsewhere=True)
     outcomes["strided"] = check_strided()
     outcomes["cuda_aware"] = is_cuda_aware()
     for kind in ("shared", "mpi", "overlapped"):

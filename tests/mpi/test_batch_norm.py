@@ -14,6 +14,13 @@ def test_statistics_are_those_of_the_examples_that_pass_a_layer_together(name):
     assert differences["weights"] < 1e-12 and differences.get("logits", 0) < 1e-10
 
 
+@pytest.mark.parametrize("allreduce", batch_norm.GPU_ALLREDUCES)
+def test_statistics_that_travel_as_those_of_a_shared_gpu_are_the_same(allreduce):
+    results = mpi_results(batch_norm.NUM_RANKS, "tests.mpi.batch_norm")
+    differences = results[f"{allreduce}, as on a GPU"]
+    assert differences["weights"] < 1e-12 and differences["logits"] < 1e-10
+
+
 @pytest.mark.parametrize(
     "changes",
     [
