@@ -45,8 +45,10 @@ def processes_of(session, variable=SESSION_VARIABLE):
 
 def launchers_of(session, variable=SESSION_VARIABLE):
     """Return the processes that are mpiexec, by the names that each family of MPI gives it."""
-    names = ("prterun", "orterun", "mpiexec", "mpiexec.hydra")
-    return [process for process in processes_of(session, variable) if process.name() in names]
+    names = ("prterun", "orterun", "mpiexec")
+    return [
+        process for process in processes_of(session, variable) if process.name().startswith(names)
+    ]
 
 
 def process_of(session, word):
