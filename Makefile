@@ -43,7 +43,7 @@ quick: $(READY)  ## run the checks, the unit tests and one real case of each kin
 equality: $(READY)  ## compare random configs with serial training until stopped, or until one differs
 	@$(BIN)/python -m tests.mpi.random_equality
 
-mutants: $(READY)  ## break the code in small ways and count those that the tests notice, in ten minutes
+mutants: $(READY)  ## break the code in small ways and count those that the tests notice (an hour or more)
 	@$(BIN)/mutmut run
 	@$(BIN)/mutmut results
 

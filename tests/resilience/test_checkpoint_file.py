@@ -105,10 +105,29 @@ def test_a_file_of_the_old_format_is_read(memory):
 def test_files_of_others_are_refused(memory):
     path = memory / "other.ckpt"
     path.write_bytes(save(TENSORS))
-    assert "is no checkpoint of nnpar" in problem_of(path)
+    assert problem_of(path).startswith(f"{path} is no checkpoint of nnpar")
     values = {**dataclasses.asdict(HEADER), "format": 3}
     path.write_bytes(save(TENSORS, {"nnpar": json.dumps(values)}))
     assert "has the format 3 of checkpoints, and this version reads 1 and 2" in problem_of(path)
+
+
+def test_a_run_that_is_over_is_taken_and_one_beyond_it_is_refused(small):
+    assert checkpoint_file.check(small, CONFIG.replace(num_steps=2)).progress == PROGRESS
+    with pytest.raises(ValueError, match="is from step 2, beyond the 1 steps of this run"):
+        checkpoint_file.check(small, CONFIG.replace(num_steps=1))
+
+
+def test_a_config_of_another_version_is_refused_by_the_name_of_the_file(small):
+    header = dataclasses.replace(HEADER, config={**HEADER.config, "model": "rnn"})
+    checkpoint_file.write(small, TENSORS, header)
+    assert problem_of(small).startswith(f"{small} was written by a run that this version cannot do")
+
+
+def test_a_number_that_is_not_finite_is_no_header(small):
+    header = dataclasses.replace(HEADER, progress={**PROGRESS, "loss_sum": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        checkpoint_file.write(small, TENSORS, header)
+    assert read(small).progress == PROGRESS
 
 
 def test_a_file_that_cannot_be_read_is_refused(small):
