@@ -137,7 +137,7 @@ def test_the_measurements_of_a_gpu_end_in_one_line_where_there_is_none(tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--out", "notes.txt"), "notes.txt holds something other than records"),
+        (("--out", "notes.txt"), "holds something else, and a file of records would be"),
         (("--num-repeats", 0), "must be at least 1"),
         (("--data-set", "digits"), "did you mean --dataset?"),
     ],
