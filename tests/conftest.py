@@ -4,6 +4,7 @@ hand."""
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,12 @@ import pytest
 
 from nnpar_lib.datasets import files
 from nnpar_lib.launch.environment import mpi_environment, mpiexec_command, private_files
+
+# Shells start what runs in the background, and nohup what it protects, with these signals ignored.
+# Tests that send them to processes of their own need the usual dispositions.
+for ignored in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 DEVICE = os.environ.get(
