@@ -39,6 +39,8 @@ def join_process_group(
     address = communicator.broadcast_object(
         _free_address("127.0.0.1" if alone_on_node else socket.gethostname())
     )
+    if dist.is_initialized():  # by a run that ended in an error, which closes nothing
+        dist.destroy_process_group()
     dist.init_process_group(
         backend,
         init_method=f"tcp://{address}",
