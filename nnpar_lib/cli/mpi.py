@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
 
-from nnpar_lib.config.environment import memory_folder
-from nnpar_lib.launch import environment, installation, mpi_settings
+from nnpar_lib.launch import environment, guarded, installation, mpi_settings
+from nnpar_lib.launch.private_folder import PrivateFolder
 from nnpar_lib.records.provenance import library_version
 
 FIRST_EXCHANGE = "nnpar_lib.trainers.tasks.first_exchange"
@@ -67,19 +65,15 @@ def first_exchange(num_ranks: int) -> dict[str, float]:
     Raises a ValueError that quotes mpiexec where they do not come to an end.
     """
     command = [*environment.mpiexec_command(), "-n", str(num_ranks), sys.executable]
-    with tempfile.TemporaryDirectory(prefix="nnpar-", dir=memory_folder()) as folder:
+    with PrivateFolder() as folder:
+        variables = {**environment.mpi_environment(), **environment.private_files(folder)}
         try:
-            process = subprocess.run(
+            process = guarded.run(
                 [*command, "-m", FIRST_EXCHANGE],
-                capture_output=True,
-                text=True,
-                timeout=SECONDS,
-                check=False,
-                env={
-                    **os.environ,
-                    **environment.mpi_environment(),
-                    **environment.private_files(folder),
-                },
+                folder,
+                variables,
+                is_captured=True,
+                seconds=SECONDS,
             )
         except subprocess.TimeoutExpired:
             raise ValueError(

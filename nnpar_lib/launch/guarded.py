@@ -13,12 +13,18 @@ from nnpar_lib.records import wire
 
 
 def run(
-    command: Sequence[str], folder: str, variables: Mapping[str, str], *, is_captured: bool = False
+    command: Sequence[str],
+    folder: str,
+    variables: Mapping[str, str],
+    *,
+    is_captured: bool = False,
+    seconds: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command and return its exit status, with its output where that `is_captured`.
 
     The status is 128 + N where signal N ended it. What ranks left in `folder` as their last words
     is added to standard error. Whatever ends this process, nothing of the command stays behind.
+    Raises subprocess.TimeoutExpired where the command takes longer than `seconds`.
     """
     pipe = subprocess.PIPE if is_captured else None
     environment = {**os.environ, LAST_WORDS_VARIABLE: folder, **variables}
@@ -26,7 +32,7 @@ def run(
         [*lifeline.command(folder), *command], env=environment, stdout=pipe, stderr=pipe, text=True
     ) as process:
         try:
-            output, errors = process.communicate()
+            output, errors = process.communicate(timeout=seconds)
         except BaseException:
             process.terminate()
             raise
