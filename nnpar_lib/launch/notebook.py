@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import os
+import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nnpar_lib.config import RunConfig
@@ -74,6 +77,37 @@ def explore(show: Callable[..., object], **choices: Sequence[Any]) -> None:
         for name, values in choices.items()
     }
     ipywidgets.interact(show, **sliders)
+
+
+def show_source(shown: object) -> None:
+    """Show the source of a function, method, property or class with its file and first line.
+
+    What is shown is what runs: nothing is copied. JupyterLab and a rendered page highlight it; a
+    plain text comes with it. A TypeError says what has no source.
+    """
+    from IPython.display import display
+
+    place, code = source(shown)
+    markdown = f"*{place}*\n\n```python\n{code}\n```"
+    display({"text/markdown": markdown, "text/plain": f"{place}\n\n{code}"}, raw=True)  # type: ignore[no-untyped-call]
+
+
+def source(shown: object) -> tuple[str, str]:
+    """Return where a function, method, property or class is defined, and its code, dedented."""
+    if isinstance(shown, property):
+        shown = shown.fget
+    shown = inspect.unwrap(shown) if callable(shown) else shown
+    try:
+        file = inspect.getsourcefile(shown)  # type: ignore[arg-type]
+        lines, first = inspect.getsourcelines(shown)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"{shown!r} has no source; give a function, method, property or class in Python"
+        ) from None
+    path = Path(file or "")
+    folder = Path(__file__).parents[2]
+    name = path.relative_to(folder) if path.is_relative_to(folder) else path.name
+    return f"{name}, line {first}", textwrap.dedent("".join(lines)).rstrip()
 
 
 def _assigned(cells: Sequence[str], beginning: str) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """The parameters of a notebook that does one run are checked as the options of the shell are."""
 
+import functools
+import textwrap
+
 import nbformat
 import pytest
 
+from nnpar_lib import schedules
 from nnpar_lib.launch import notebook
-from tests.conftest import run_python
+from tests.conftest import ROOT, run_python
 
 DECLARED = """# parameters
 strategy = "pipeline"
@@ -61,3 +65,30 @@ def test_papermill_ends_with_that_line(tmp_path):
     process = run_python(*words, *given, timeout=120)
     assert process.returncode != 0
     assert "ValueError: num_microbatches is not read by strategy tensor" in process.stderr
+
+
+def test_source_is_shown_as_it_lies_with_its_place(capsys):
+    place, code = notebook.source(schedules.Pipeline.rank_of)
+    file, line = place.split(", line ")
+    lines = (ROOT / file).read_text().splitlines()
+    assert file == "nnpar_lib/schedules.py"
+    assert lines[int(line) - 1] == "    def rank_of(self, stage: int) -> int:"
+    assert code.splitlines()[0] == "def rank_of(self, stage: int) -> int:"
+    assert textwrap.indent(code, "    ") in (ROOT / file).read_text()
+    notebook.show_source(schedules.Pipeline.rank_of)
+    shown = capsys.readouterr().out
+    assert "```python\\ndef rank_of" in shown and "text/plain" in shown
+
+
+def test_source_of_properties_classes_and_wrapped_functions_is_shown():
+    assert "num_ranks * self.num_chunks" in notebook.source(schedules.Pipeline.num_stages)[1]
+    assert notebook.source(schedules.Pipeline)[1].startswith("@dataclass")
+    cached = functools.cache(schedules.ideal_bubble_fraction)
+    assert notebook.source(cached) == notebook.source(schedules.ideal_bubble_fraction)
+
+
+def test_what_has_no_source_is_refused():
+    with pytest.raises(TypeError, match="has no source; give a function"):
+        notebook.source(len)
+    with pytest.raises(TypeError, match="has no source"):
+        notebook.source(3)
