@@ -109,8 +109,7 @@ def sweeps(frame: pd.DataFrame) -> pd.DataFrame:
                 "num_trials": runs["num_trials"].iloc[0],
                 "num_steps": runs["num_steps"].iloc[0],
                 "trials_per_hour": runs["num_trials"].iloc[0] / hours,
-                "speedup": ratio.median,
-                "num_repeats": ratio.num_repeats,
+                **ratio.columns("speedup"),
                 "worst_loss": _worst_loss(records, label),
             }
         )
@@ -215,10 +214,7 @@ def _speed(group: pd.DataFrame, experiment: str, base: str, label: str) -> dict[
         "label": label,
         "base": base,
         "samples_per_second": runs["samples_per_second"].median(),
-        "speedup": ratio.median,
-        "low": ratio.low,
-        "high": ratio.high,
-        "num_repeats": ratio.num_repeats,
+        **ratio.columns("speedup"),
     }
 
 

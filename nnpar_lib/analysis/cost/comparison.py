@@ -10,6 +10,7 @@ import pandas as pd
 
 from nnpar_lib.analysis.cost import cost_model
 from nnpar_lib.analysis.cost.cost_model import Architecture, Model, architecture
+from nnpar_lib.analysis.scaling.ratio import ratio_of
 from nnpar_lib.analysis.scaling.speedups import RATE, runs_of
 from nnpar_lib.config import RunConfig
 from nnpar_lib.records.kinds import Record, RunRecord
@@ -37,7 +38,7 @@ def speed(frame: pd.DataFrame) -> pd.DataFrame:
         for label in rates:
             first = same[same["label"] == label].iloc[0]
             cores = first["num_ranks"] * first["threads_per_rank"]
-            ratios = rates[label] / rates[best]
+            ratio = ratio_of((rates[label] / rates[best]).dropna())
             rows.append(
                 {
                     **dict(zip(by, problem, strict=True)),
@@ -47,11 +48,8 @@ def speed(frame: pd.DataFrame) -> pd.DataFrame:
                     "num_ranks": first["num_ranks"],
                     "threads_per_rank": first["threads_per_rank"],
                     RATE: rates[label].median(),
-                    "speedup": ratios.median(),
-                    "low": ratios.quantile(0.25),
-                    "high": ratios.quantile(0.75),
+                    **ratio.columns("speedup"),
                     "efficiency": (rates[label] / rates[SERIAL] / cores).median(),
-                    "num_repeats": int(ratios.count()),
                     "oversubscribed": bool(first["oversubscribed"]),
                 }
             )

@@ -1,8 +1,12 @@
 """Speedups, efficiencies and where the time of a step goes."""
 
 from nnpar_lib.analysis.scaling.ratio import (
+    Band,
     Ratio,
+    band,
+    ratio_of,
     spread_columns,
+    verdict,
 )
 from nnpar_lib.analysis.scaling.speedups import (
     AlphaBeta,
@@ -25,9 +29,11 @@ from nnpar_lib.analysis.scaling.speedups import (
 
 __all__ = [
     "AlphaBeta",
+    "Band",
     "Ratio",
     "accuracy",
     "amdahl_speedup",
+    "band",
     "bandwidth",
     "configurations_of",
     "fit_alpha_beta",
@@ -35,11 +41,13 @@ __all__ = [
     "keys",
     "paired_ratio",
     "parallel_efficiency",
+    "ratio_of",
     "runs_of",
     "seconds_per_epoch",
     "spread_columns",
     "strong_scaling",
     "summarize",
     "time_split",
+    "verdict",
     "weak_scaling",
 ]

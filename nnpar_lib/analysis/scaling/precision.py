@@ -12,7 +12,7 @@ from nnpar_lib.analysis.scaling.speedups import paired_ratio
 def speedups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
     """Return samples a second over those of the label `base`, one row per model and label.
 
-    The ratio has its median and quartiles.
+    The ratio has its median, quartiles and, from 6 repeats on, a 95 % interval.
     """
     rows: list[dict[str, Any]] = []
     for model, runs in frame.groupby("model", sort=False):
@@ -24,10 +24,7 @@ def speedups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
                     "model": model,
                     "label": label,
                     "samples_per_second": rate,
-                    "speedup": ratio.median,
-                    "low": ratio.low,
-                    "high": ratio.high,
-                    "num_repeats": ratio.num_repeats,
+                    **ratio.columns("speedup"),
                 }
             )
     return pd.DataFrame(rows)

@@ -335,12 +335,7 @@ def _scaling_of(group: pd.DataFrame, base_rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "num_workers": num_workers,
         RATE: float(group[RATE].median()),
-        "speedup": ratio.median,
-        "low": ratio.low,
-        "high": ratio.high,
-        "ci_low": ratio.ci_low,
-        "ci_high": ratio.ci_high,
-        "num_repeats": ratio.num_repeats,
+        **ratio.columns("speedup"),
         "efficiency": parallel_efficiency(ratio.median, num_workers),
         "karp_flatt": karp_flatt(ratio.median, num_workers),
         "oversubscribed": bool(group["oversubscribed"].any()),
