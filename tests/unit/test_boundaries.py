@@ -17,7 +17,7 @@ LONG_FUNCTIONS = set()  # names of functions that are told in one piece for a re
 
 TOP_LEVEL = {
     *("config", "records", "datasets", "trainers", "launch", "cli", "experiments", "analysis"),
-    *("schedules", "parts", "cuts", "__main__"),
+    *("course", "schedules", "parts", "cuts", "__main__"),
 }
 COMMON_GROUND = ("config", "records", "datasets", "schedules", "parts", "cuts")
 WINGS = ("trainers", "launch", "analysis")
@@ -42,6 +42,10 @@ FORBIDDEN = [
         if wing != other
     ),
     *((f"nnpar_lib.{application}", "nnpar_lib.trainers") for application in APPLICATIONS),
+    *(
+        (f"nnpar_lib.{part}", "nnpar_lib.course")  # only notebooks call it
+        for part in (*COMMON_GROUND, *WINGS, *APPLICATIONS)
+    ),
     ("nnpar_lib.experiments", "nnpar_lib.cli"),
     ("nnpar_lib.cli", "nnpar_lib.__main__"),
     ("nnpar_lib.analysis", "torch"),

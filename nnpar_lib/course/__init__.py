@@ -1,0 +1,1 @@
+"""What the notebooks need as a course: pictures of the ideas and checks of the exercises."""
