@@ -17,11 +17,11 @@ LONG_FUNCTIONS = set()  # names of functions that are told in one piece for a re
 
 TOP_LEVEL = {
     *("config", "records", "datasets", "trainers", "launch", "cli", "experiments", "analysis"),
-    *("course", "schedules", "parts", "cuts", "__main__"),
+    *("course", "verify", "schedules", "parts", "cuts", "__main__"),
 }
 COMMON_GROUND = ("config", "records", "datasets", "schedules", "parts", "cuts")
 WINGS = ("trainers", "launch", "analysis")
-APPLICATIONS = ("experiments", "cli", "__main__")
+APPLICATIONS = ("experiments", "cli", "__main__", "verify")
 ONLY_IMPORTER = {
     "mpi4py": "nnpar_lib.trainers.communication.mpi",
     "ipyparallel": "nnpar_lib.launch.cluster",
