@@ -70,6 +70,13 @@ class Spread(Section):
         role=METHOD,
         read_by={"strategy": ("root_worker",)},
     )
+    ddp_tuned: bool = option(
+        False,
+        "DDP as a careful user sets it: a fused optimizer, gradients as views of one bucket, a "
+        "static graph; without it as it comes",
+        role=METHOD,
+        read_by={"strategy": ("torch_ddp",)},
+    )
     schedule: str = option(
         "1f1b",
         "in which order a pipeline computes its micro-batches",

@@ -68,6 +68,9 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
         configs[f"torch_ddp-{model}-{dtype}"] = _config(
             num_ranks, "torch_ddp", model, "momentum", dtype
         )
+        configs[f"torch_ddp-tuned-{model}-{dtype}"] = _config(
+            num_ranks, "torch_ddp", model, "momentum", dtype, ddp_tuned=True
+        )
         configs[f"weight_averaging-each-step-{model}-{dtype}"] = _config(
             num_ranks, "weight_averaging", model, "sgd", dtype, average_every=1
         )
@@ -115,6 +118,9 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
             lr_schedule="constant",
         )
     if num_ranks == 2:
+        configs["torch_ddp-tuned-resnet18-float64"] = _config(
+            num_ranks, "torch_ddp", "resnet18", "momentum", "float64", ddp_tuned=True
+        )
         configs[f"{BACKEND}-resnet18-float64"] = _config(
             num_ranks, "gradient_averaging", "resnet18", "momentum", "float64", allreduce=BACKEND
         )

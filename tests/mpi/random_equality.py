@@ -82,6 +82,7 @@ NUMBERS = {
         st.sets(st.integers(1, 8), min_size=1, max_size=5).map(sorted),
     ),
     "microbatch_size": st.integers(0, 40),
+    "ddp_tuned": st.booleans(),
 }
 CHOICES = {
     name: st.sampled_from([choice for choice in option.choices if choice != "nccl"])

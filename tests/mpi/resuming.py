@@ -78,6 +78,7 @@ BROKEN_OFF = {
     },
     "resnet-tensor": {"strategy": "tensor", "num_ranks": 2, **RESNET},
     "ddp": {"strategy": "torch_ddp", "num_ranks": 2, "optimizer": "adam"},
+    "ddp-tuned": {"strategy": "torch_ddp", "num_ranks": 2, "ddp_tuned": True},
     "torch-pipelining": {"strategy": "torch_pipelining", "num_ranks": 2, "global_batch_size": 400},
 }
 CHANGES = (  # a leg each, three steps long
