@@ -82,15 +82,13 @@ def test_ranks_whose_mpiexec_is_killed_end(ranks):
 
 
 def test_alone_it_leaves_no_file_behind(build, data, tmp_path):
-    before = set(os.listdir("/dev/shm"))
-    process = subprocess.run(
-        [build("release"), "--data", data, "--num-steps", "2"],
-        capture_output=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        check=True,
-    )
-    left = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("sm_segment")}
-    assert process.stdout and left == set() and os.listdir(tmp_path) == []
+    (tmp_path / "temporary").mkdir()
+    own_shared_memory = f"mount -t tmpfs tmpfs /dev/shm && export TMPDIR={tmp_path}/temporary"
+    run = f"{build('release')} --data {data} --num-steps 2 > {tmp_path}/printed"
+    listing = ("find", "/dev/shm", "$TMPDIR", "-mindepth", 1)
+    process = in_mounts(f"{own_shared_memory} && {run}", *listing)
+    assert process.returncode == 0 and process.stdout == ""
+    assert (tmp_path / "printed").read_text()
 
 
 @pytest.mark.parametrize("option", ["--weights", "--order", "--out", "--save-weights"])

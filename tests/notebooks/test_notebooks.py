@@ -1,7 +1,11 @@
 """The notebooks and the report, run as `make report` runs them, and what they recorded."""
 
 import importlib.util
+import os
 import re
+import signal
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -48,13 +52,47 @@ FOR_BATCH_JOBS = "09_scale_over_nodes"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+BUILD = (sys.executable, "report/build.py", "--folder")
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """Build the quick report on digits into a folder of its own."""
+def resumed(tmp_path_factory):
+    """Build the quick report on digits into a folder of its own, killed once and resumed.
+
+    Return the folder, what the second build printed, and what the first one had finished.
+    """
     folder = tmp_path_factory.mktemp("report")
-    process = run_python("report/build.py", "--folder", folder, timeout=900)
+    kill_when_it_prints("notebook 2 of", *BUILD, folder)
+    kept = {path: path.read_bytes() for path in sorted(folder.glob("results/*/00_*"))}
+    process = run_python("report/build.py", "--folder", folder, "--resume", timeout=900)
     assert process.returncode == 0, (process.stdout + process.stderr)[-3000:]
-    return folder
+    return folder, process.stdout, kept
+
+
+@pytest.fixture(scope="module")
+def built(resumed):
+    """Return the folder of a quick report on digits."""
+    return resumed[0]
+
+
+def kill_when_it_prints(words, *command):
+    """Start a command in a session of its own and kill all of it when it prints these words."""
+    with subprocess.Popen(
+        [str(part) for part in command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        printed = []
+        for line in process.stdout:
+            printed.append(line)
+            if words in line:
+                break
+        else:
+            raise AssertionError("".join(printed)[-3000:])
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.timeout(1000)
@@ -175,15 +213,10 @@ def test_the_report_in_one_piece_needs_no_other_file(built):
 
 
 @pytest.mark.timeout(1000)
-def test_a_build_that_goes_on_measures_nothing_again(built):
-    folder = built / "results" / "digits-quick"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    process = run_python("report/build.py", "--folder", built, "--resume", timeout=900)
-    assert process.returncode == 0, (process.stdout + process.stderr)[-3000:]
-    assert process.stdout.count("was finished before") == len(
-        list(built.glob("finished/*/*/*.ipynb"))
-    )
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+def test_a_build_that_goes_on_measures_nothing_again(resumed):
+    _, printed, kept = resumed
+    assert printed.count("was finished before") == 1
+    assert kept and {path: path.read_bytes() for path in kept} == kept
 
 
 def test_engines_take_over_runs_and_nothing_else(built, monkeypatch):
