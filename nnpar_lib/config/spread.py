@@ -28,7 +28,12 @@ PIPELINES = ("pipeline", "hybrid", "torch_pipelining")  # cut the model into sta
 OF_TORCH_DISTRIBUTED = ("torch_ddp", "torch_pipelining")
 # Backends of torch.distributed, and the device whose tensors each of them sums.
 BACKEND_DEVICES = {"nccl": "cuda", "gloo": "cpu"}
-ALLREDUCES = ("shared", "mpi", "overlapped", *BACKEND_DEVICES)
+# All-reduces from plain messages, and the composition of two of them.
+ALGORITHMS = ("ring", "recursive_doubling", "rabenseifner", "tree")
+READ_ALGORITHMS = ("gradient_averaging", "weight_averaging")  # strategies that sum by them
+TWO_LEVEL = "two_level"
+OF_MESSAGES = (*ALGORITHMS, TWO_LEVEL)
+ALLREDUCES = ("shared", "mpi", "overlapped", *OF_MESSAGES, *BACKEND_DEVICES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +47,34 @@ class Spread(Section):
     allreduce: str = option(
         "shared",
         "what sums the buffers of ranks: shared memory, one blocking MPI call (mpi), MPI in "
-        "buckets during the backward pass (overlapped), or torch.distributed over nccl (one GPU "
-        "a rank) or gloo (CPU)",
+        "buckets during the backward pass (overlapped), an algorithm from plain messages (ring, "
+        "recursive_doubling, rabenseifner, tree), one inside nodes and one between them "
+        "(two_level), or torch.distributed over nccl (one GPU a rank) or gloo (CPU)",
         ALLREDUCES,
         role=METHOD,
         read_by={"strategy": ("gradient_averaging", "weight_averaging", *NATIVE_STRATEGIES)},
         native=("shared", "mpi", "overlapped"),
+    )
+    inside_nodes: str = option(
+        "tree",
+        "what sums the buffers of the ranks of a node",
+        ALGORITHMS,
+        role=METHOD,
+        read_by={"strategy": READ_ALGORITHMS, "allreduce": (TWO_LEVEL,)},
+    )
+    between_nodes: str = option(
+        "rabenseifner",
+        "what sums the buffers of the first ranks of all nodes",
+        ALGORITHMS,
+        role=METHOD,
+        read_by={"strategy": READ_ALGORITHMS, "allreduce": (TWO_LEVEL,)},
+    )
+    ranks_per_node: int = option(
+        0,
+        "ranks that are taken for a node; 0 asks MPI which ranks share one",
+        role=METHOD,
+        read_by={"strategy": READ_ALGORITHMS, "allreduce": (TWO_LEVEL,)},
+        minimum=0,
     )
     bucket_kib: int = option(
         512,
@@ -177,6 +204,12 @@ class Spread(Section):
                 "allreduce='overlapped' needs a backward pass to hide behind, which"
                 f" {self.strategy!r} does not offer; use gradient_averaging, or allreduce='shared'"
                 " or 'mpi'"
+            )
+        by_messages = (*READ_ALGORITHMS, *SINGLE_RANK_STRATEGIES)
+        if self.allreduce in OF_MESSAGES and self.strategy not in by_messages:
+            raise ValueError(
+                f"allreduce={self.allreduce!r} is not offered by strategy {self.strategy!r}; use"
+                f" {' or '.join(READ_ALGORITHMS)}, or allreduce='shared' or 'mpi'"
             )
         through_torch = ("gradient_averaging", *SINGLE_RANK_STRATEGIES)
         if self.allreduce in BACKEND_DEVICES and self.strategy not in through_torch:

@@ -12,6 +12,7 @@ import json
 import torch
 
 from nnpar_lib.config import RunConfig, rules
+from nnpar_lib.config.spread import OF_MESSAGES
 from nnpar_lib.config.training import OPTIMIZERS
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.step import cuda_graph
@@ -124,6 +125,20 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
         configs[f"{BACKEND}-resnet18-float64"] = _config(
             num_ranks, "gradient_averaging", "resnet18", "momentum", "float64", allreduce=BACKEND
         )
+    for allreduce, dtype in itertools.product(OF_MESSAGES, ("float32", "float64")):
+        configs[f"{allreduce}-mlp-{dtype}"] = _config(
+            num_ranks,
+            "gradient_averaging",
+            "mlp",
+            "momentum",
+            dtype,
+            allreduce=allreduce,
+            ranks_per_node=2,
+            global_batch_size=NEARLY_EMPTY,
+        )
+    configs["weight_averaging-ring-mlp-float64"] = _config(
+        num_ranks, "weight_averaging", "mlp", "sgd", "float64", average_every=1, allreduce="ring"
+    )
     configs["loader-mlp-float32"] = _config(
         num_ranks, "gradient_averaging", "mlp", "momentum", "float32", data_loading="loader"
     )

@@ -74,6 +74,7 @@ NUMBERS = {
     "momentum": st.sampled_from([0.0, 0.5, 0.9]),
     "num_ranks": st.integers(2, MAX_RANKS),
     "bucket_kib": st.integers(1, 8),
+    "ranks_per_node": st.integers(0, MAX_RANKS),
     "num_microbatches": st.integers(1, 6),
     "num_chunks": st.integers(1, 3),
     "pipeline_size": st.integers(0, MAX_RANKS),

@@ -29,8 +29,9 @@ def test_a_deadlock_is_told_from_a_rank_that_is_missing():
 
 
 STOP_RANK_1 = """
-import os, signal
+import os, signal, torch
 from nnpar_lib.launch.environment import mpi_rank
+from nnpar_lib.trainers.communication.algorithms import ring
 from nnpar_lib.trainers.communication.mpi import world
 def stop():
     if mpi_rank() == 1:
@@ -44,8 +45,12 @@ def stop():
     [
         ("stop(); world()", r"in the start of MPI; missing: a rank that does not start"),
         ("world(); stop(); world().sum(1)", r"in an all-reduce; missing: rank 1 \(does not answer"),
+        (
+            "world(); stop(); ring(torch.ones(4), torch.empty(4), world())",
+            r"in an exchange, to rank 1 and from rank 1; missing: rank 1 \(does not answer",
+        ),
     ],
-    ids=["before MPI", "before training"],
+    ids=["before MPI", "before training", "in a ring"],
 )
 def test_a_rank_that_stops_while_starting_is_missed(program, words):
     process = run_mpi(2, "-c", STOP_RANK_1 + program, timeout=120, NNPAR_STALL_SECONDS="5")

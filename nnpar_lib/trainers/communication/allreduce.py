@@ -3,12 +3,19 @@ buckets."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nnpar_lib.config import RunConfig
+from nnpar_lib.config.spread import OF_MESSAGES, TWO_LEVEL
 from nnpar_lib.parts import part
+from nnpar_lib.trainers.communication.algorithms import ALGORITHMS
+from nnpar_lib.trainers.communication.algorithms.two_level import two_level
 from nnpar_lib.trainers.communication.communicator import Communicator, Request
 from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, OTHER, WAIT, Timeline
 
@@ -30,8 +37,33 @@ class Allreduce(Protocol):
         """Free the memory (collective)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """The algorithms of an all-reduce of two levels, and the ranks that are taken for a node, 0 for
+    those that share one."""
+
+    inside: str = "tree"
+    between: str = "rabenseifner"
+    ranks_per_node: int = 0
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Levels:
+        """Return the levels that a config names."""
+        return cls(
+            inside=config.inside_nodes,
+            between=config.between_nodes,
+            ranks_per_node=config.ranks_per_node,
+        )
+
+
 def build(
-    kind: str, communicator: Communicator, like: Tensor, timeline: Timeline, *, bucket_bytes: int
+    kind: str,
+    communicator: Communicator,
+    like: Tensor,
+    timeline: Timeline,
+    *,
+    bucket_bytes: int,
+    levels: Levels = Levels(),
 ) -> Allreduce:
     """Return an all-reduce of this kind whose buffer has the shape, type and device of `like`
     (collective)."""
@@ -41,6 +73,8 @@ def build(
         return BucketedAllreduce(communicator, like, timeline, bucket_bytes=bucket_bytes)
     if kind == "queued":
         return QueuedAllreduce(communicator, like, timeline)
+    if kind in OF_MESSAGES:
+        return MessagesAllreduce(communicator, like, timeline, kind=kind, levels=levels)
     return MpiAllreduce(communicator, like, timeline)
 
 
@@ -79,6 +113,63 @@ class MpiAllreduce(QueuedAllreduce):
         self._communicator.barrier()
         self._timeline.lap(WAIT)
         self._sum()
+
+
+class MessagesAllreduce(MpiAllreduce):
+    """An all-reduce from plain messages (`algorithms`), after a barrier as that of MPI.
+
+    Tensors of a GPU are copied to pinned memory of the host once, not once a message, where MPI is
+    not CUDA-aware.
+    """
+
+    def __init__(
+        self,
+        communicator: Communicator,
+        like: Tensor,
+        timeline: Timeline,
+        *,
+        kind: str,
+        levels: Levels,
+    ) -> None:
+        super().__init__(communicator, like, timeline)
+        is_staged = like.is_cuda and not communicator.takes_gpu_tensors
+        place = torch.device("cpu") if is_staged else like.device
+        self._host = (
+            torch.empty(like.shape, dtype=like.dtype, pin_memory=True) if is_staged else self.buffer
+        )
+        self._received = torch.empty_like(like, device=place)
+        self._algorithm = _algorithm(kind, communicator, levels)
+
+    def _sum(self) -> None:
+        if self._host is not self.buffer:
+            self._host.copy_(self.buffer)
+        self._algorithm(self._host, self._received)
+        if self._host is not self.buffer:
+            self.buffer.copy_(self._host)
+        self._timeline.lap(COMMUNICATE)
+
+
+def _algorithm(
+    kind: str, communicator: Communicator, levels: Levels
+) -> Callable[[Tensor, Tensor], None]:
+    """Return what sums a buffer over ranks, with memory for a message (collective)."""
+    if kind != TWO_LEVEL:
+        return partial(ALGORITHMS[kind], messages=communicator)
+    if levels.ranks_per_node:
+        ranks = range(communicator.size)
+        node = communicator.split([rank // levels.ranks_per_node for rank in ranks])
+        firsts = communicator.split([rank % levels.ranks_per_node for rank in ranks])
+        leaders = firsts if node.rank == 0 else None
+    else:
+        node = communicator.node
+        leaders = communicator.node_leaders
+    return partial(
+        two_level,
+        node=node,
+        leaders=leaders,
+        inside=ALGORITHMS[levels.inside],
+        between=ALGORITHMS[levels.between],
+    )
 
 
 class SharedAllreduce:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+NO_OTHER = "a group of one rank has no other to exchange messages with"
+
 
 class Request(Protocol):
     """A non-blocking operation under way."""
@@ -62,6 +64,15 @@ class Communicator(Protocol):
 
     def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
         """Begin to fill a tensor of the sender's shape and type; `wait` completes it."""
+
+    def send(self, values: Tensor, target: int) -> None:
+        """Send a tensor to a rank; it may wait until the rank receives."""
+
+    def receive_(self, values: Tensor, source: int) -> None:
+        """Fill a tensor of the sender's shape and type with what it sends by `send`."""
+
+    def exchange_(self, sent: Tensor, target: int, received: Tensor, source: int) -> None:
+        """Send a tensor to one rank and, at the same time, receive one from another."""
 
     def broadcast_(self, tensor: Tensor, source: int) -> None:
         """Fill a tensor, of the same shape and type on all ranks, with that of one of them."""
@@ -129,10 +140,19 @@ class SingleCommunicator:
         return _Done()
 
     def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
-        raise ValueError("a group of one rank has no other to send to")
+        raise ValueError(NO_OTHER)
 
     def start_receive_(self, tensor: Tensor, source: int, tag: int) -> Request:
-        raise ValueError("a group of one rank has no other to receive from")
+        raise ValueError(NO_OTHER)
+
+    def send(self, values: Tensor, target: int) -> None:
+        raise ValueError(NO_OTHER)
+
+    def receive_(self, values: Tensor, source: int) -> None:
+        raise ValueError(NO_OTHER)
+
+    def exchange_(self, sent: Tensor, target: int, received: Tensor, source: int) -> None:
+        raise ValueError(NO_OTHER)
 
     def broadcast_(self, tensor: Tensor, source: int) -> None: ...
 

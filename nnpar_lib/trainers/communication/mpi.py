@@ -9,21 +9,16 @@ from __future__ import annotations
 import atexit
 import copy
 import ctypes
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nnpar_lib.config.environment import (
-    MEMORY_FOLDER,
-    free_bytes,
     launched_rank,
     launched_size,
     start_seconds,
@@ -36,9 +31,10 @@ from nnpar_lib.trainers.communication.communicator import (
     SingleCommunicator,
     check_group,
 )
+from nnpar_lib.trainers.communication.shared_window import SharedWindow
 from nnpar_lib.trainers.communication.stall import StallWatch
 
-WINDOW_FOLDER_VARIABLE = "OMPI_MCA_osc_sm_backing_directory"
+BLOCKING_TAG = 32766  # of blocking messages; those of a pipeline have smaller ones
 
 # how a tensor is handed to MPI
 VIEW = "view"
@@ -170,6 +166,26 @@ class MpiCommunicator:
             is_written=True,
         )
 
+    def send(self, values: Tensor, target: int) -> None:
+        message = self._hand_over(values)
+        with self._watch(f"a send to rank {target}"):
+            self._comm.Send(message.buffer, target, BLOCKING_TAG)
+
+    def receive_(self, values: Tensor, source: int) -> None:
+        message = self._hand_over(values, is_read=False)
+        with self._watch(f"a receive from rank {source}"):
+            self._comm.Recv(message.buffer, source, BLOCKING_TAG)
+        message.unpack()
+
+    def exchange_(self, sent: Tensor, target: int, received: Tensor, source: int) -> None:
+        leaving = self._hand_over(sent)
+        arriving = self._hand_over(received, is_read=False)
+        with self._watch(f"an exchange, to rank {target} and from rank {source}"):
+            self._comm.Sendrecv(
+                leaving.buffer, target, BLOCKING_TAG, arriving.buffer, source, BLOCKING_TAG
+            )
+        arriving.unpack()
+
     def split(self, colors: Sequence[int]) -> Communicator:
         key = tuple(colors)
         if key not in self._splits:
@@ -227,7 +243,7 @@ class MpiCommunicator:
         return self._split(0 if self.node.rank == 0 else None)
 
     def allocate_shared(self, num_elements: int, dtype: torch.dtype) -> SharedMemory:
-        return _SharedWindow(self._comm, num_elements, dtype, self._watch)
+        return SharedWindow(_mpi(), self._comm, num_elements, dtype, self._watch)
 
     def abort(self, status: int = 1) -> None:
         self._comm.Abort(status)
@@ -319,63 +335,6 @@ class _MpiRequest:
             self._request.Wait()
         if self._is_written:
             self._message.unpack()
-
-
-class _SharedWindow:
-    """An MPI-3 shared-memory window with one zeroed buffer a rank, each on pages of its own."""
-
-    def __init__(self, comm: Any, num_elements: int, dtype: torch.dtype, watch: StallWatch) -> None:
-        itemsize = dtype.itemsize
-        _check_room(comm, num_elements * itemsize)
-        info = _mpi().Info.Create({"alloc_shared_noncontig": "true"})
-        self._comm = comm
-        self._watch = watch
-        self._window = _mpi().Win.Allocate_shared(
-            num_elements * itemsize, itemsize, comm=comm, info=info
-        )
-        self._window.Lock_all()
-        counts = comm.allgather(num_elements)
-        self.buffers: Sequence[Tensor] = [
-            self._view(rank, count, dtype) for rank, count in enumerate(counts)
-        ]
-        self.buffers[comm.Get_rank()].zero_()
-        self.barrier()
-
-    def barrier(self) -> None:
-        self._window.Sync()
-        with self._watch("a barrier of a node's shared memory"):
-            self._comm.Barrier()
-        self._window.Sync()
-
-    def free(self) -> None:
-        self.buffers = ()  # the views die with the memory behind them
-        self._window.Unlock_all()
-        self._window.Free()
-
-    def _view(self, rank: int, num_elements: int, dtype: torch.dtype) -> Tensor:
-        if num_elements == 0:
-            return torch.empty(0, dtype=dtype)
-        memory, _ = self._window.Shared_query(rank)
-        array = np.frombuffer(memory, dtype=np.uint8, count=num_elements * dtype.itemsize)
-        return torch.from_numpy(array).view(dtype)
-
-
-def _check_room(comm: Any, num_bytes: int) -> None:
-    """Raise a ValueError on all ranks where their shared memory does not fit (collective).
-
-    Memory that is not there is noticed when it is written to, and then it is a bus error.
-    """
-    folder = os.environ.get(WINDOW_FOLDER_VARIABLE, MEMORY_FOLDER)
-    num_free = free_bytes(folder) if os.path.isdir(folder) else sys.maxsize
-    parts = comm.allgather((num_bytes, num_free))
-    total = sum(part for part, _ in parts)
-    room = min(free for _, free in parts)
-    if total > room:
-        raise ValueError(
-            f"the shared memory of {comm.Get_size()} ranks takes {total / 2**20:.1f} MiB, and"
-            f" {folder} has room for {room / 2**20:.1f}; take allreduce='mpi', or make it larger"
-            " (docker run --shm-size=1g)"
-        )
 
 
 @cache

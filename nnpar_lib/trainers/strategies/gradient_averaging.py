@@ -57,6 +57,7 @@ class GradientAveraging(WholeModel):
                 self._replica.weights.detach(),
                 timeline,
                 bucket_bytes=config.bucket_kib * 1024,
+                levels=allreduce.Levels.of(config),
             )
             self._apply = _ReducedUpdate(self._replica, reducer)
             if isinstance(reducer, allreduce.BucketedAllreduce):

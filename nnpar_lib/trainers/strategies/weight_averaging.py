@@ -41,6 +41,7 @@ class WeightAveraging(WholeModel):
             self._replica.weights.detach(),
             timeline,
             bucket_bytes=config.bucket_kib * 1024,
+            levels=allreduce.Levels.of(config),
         )
         self.measures_wait = self._allreduce.measures_wait
         self._forget_steps()
