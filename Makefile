@@ -3,12 +3,13 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := report
-.PHONY: help report report-from-results test test-impi quick equality mutants check hooks bench gpu-report cpp lab clean
+.PHONY: help report report-from-results test test-impi quick equality mutants check hooks bench survey gpu-report cpp lab clean
 
 PYTHON ?= python3
 DATASET ?= digits
 PRESET ?= quick
 RESUME ?= 0
+MINUTES ?= 15
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -55,6 +56,9 @@ hooks: $(READY)  ## have git check what is committed (.pre-commit-config.yaml)
 
 bench: $(READY)  ## measure what the project claims about speed and print it as one table
 	@$(BIN)/python -m nnpar_lib bench --dataset $(DATASET)
+
+survey: $(READY)  ## survey this machine in 15 minutes (MINUTES=...); called again, it goes on
+	@$(BIN)/python -m nnpar_lib survey --dataset $(DATASET) --minutes $(MINUTES)
 
 gpu-report: $(READY)  ## measure what a GPU gives, in at most 8 minutes, and keep the records for the report
 	@$(BIN)/python -m nnpar_lib gpu --dataset $(DATASET)

@@ -49,6 +49,7 @@ CHAPTERS = (
     "regimes",
     "precision",
     "cpp",
+    "machines",
     "claims",
 )
 LOOKS = ("conf.py", "style.css", "article.css", "references.bib")

@@ -3,8 +3,9 @@ text by myst-nb."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -20,6 +21,7 @@ from nnpar_lib.experiments import regimes_study
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import Record
 
+SURVEYS = "results/machines"
 STUDIES = "results/regimes"  # of MNIST, which are committed
 INTERVALS = {
     ("weight_averaging", 0): ", once an epoch",
@@ -34,20 +36,41 @@ SCROLLS = 'class="dataframe" tabindex="0"'  # what scrolls has to be reached by 
 
 
 class Chapter:
-    """A chapter's records and figures, each in a folder; sets the one theme of all figures."""
+    """A chapter's records and figures, each in a folder; sets the one theme of all figures.
+
+    A chapter is about one machine: records of a second are refused, so that no figure, table or
+    sentence mixes machines. `surveys` has those of all machines, side by side.
+    """
 
     def __init__(self, results_folder: str, figures_folder: str) -> None:
         self.results_folder, self.figures_folder = Path(results_folder), Path(figures_folder)
+        self.machine = ""
         theme.theme()
 
-    def frame(self, name: str) -> pd.DataFrame:
+    def frame(self, name: str, *, elsewhere: bool = False) -> pd.DataFrame:
         """Return the records of one experiment, a row each; an empty frame where it was not
         measured."""
-        return store.frame(self.records(name))
+        return store.frame(self.records(name, elsewhere=elsewhere))
 
-    def records(self, name: str) -> list[Record]:
-        """Return the records of one experiment; none where it was not measured."""
-        return store.load(self.results_folder / f"{name}.jsonl")
+    def records(self, name: str, *, elsewhere: bool = False) -> list[Record]:
+        """Return the records of one experiment; none where it was not measured.
+
+        Records of a second machine are a ValueError, unless they are from `elsewhere`: the text
+        names their machine, or they hold no times.
+        """
+        records = store.load(self.results_folder / f"{name}.jsonl")
+        if records and not elsewhere:
+            self._keep_to_one_machine(name, records)
+        return records
+
+    def _keep_to_one_machine(self, name: str, records: Sequence[Record]) -> None:
+        present = machines_of(record.provenance for record in records)
+        self.machine = self.machine or min(present)
+        if present != {self.machine}:
+            raise ValueError(
+                f"{name} has records of {' and '.join(sorted(present))}, and this chapter is about"
+                f" {self.machine}; show them in a chapter that compares machines"
+            )
 
     def study(self) -> tuple[StudyConfig, pd.DataFrame]:
         """Return the study of the mlp with SGD and its runs: that of these results, else the
@@ -64,6 +87,23 @@ class Chapter:
         plt.close()
 
 
+def machines_of(provenances: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the machines on which records were made, such as "2 cores of an AMD EPYC"."""
+    return {
+        f"{_count(pd.Series([origin['num_cores']]), 'core')} of an {origin['cpu']}"
+        for origin in provenances
+    }
+
+
+def surveys(folder: str = SURVEYS) -> dict[str, list[Record]]:
+    """Return the records of the surveys of all machines, by the names of their folders."""
+    folders = sorted(path for path in Path(folder).iterdir() if path.is_dir())
+    return {
+        path.name: [record for file in sorted(path.glob("*.jsonl")) for record in store.load(file)]
+        for path in folders
+    }
+
+
 def studies() -> dict[str, tuple[StudyConfig, pd.DataFrame]]:
     """Return the committed studies and their runs, by name."""
     return regimes_study.load_all(STUDIES)
@@ -72,7 +112,11 @@ def studies() -> dict[str, tuple[StudyConfig, pd.DataFrame]]:
 def made(frame: pd.DataFrame) -> str:
     """Return how the records of a frame were made: ranks, threads, repeats or seeds, machine; what
     they do not say is left out."""
-    machine = frame["provenance"].iloc[0]
+    present = machines_of(frame["provenance"])
+    if len(present) > 1:
+        raise ValueError(
+            f"a figure mixes {' and '.join(sorted(present))}; compare machines by name"
+        )
     threads = next(
         (
             name
@@ -85,9 +129,19 @@ def made(frame: pd.DataFrame) -> str:
         _count(frame["num_ranks"].dropna(), "rank") if "num_ranks" in frame else "",
         _count(frame[threads].dropna(), "thread") + " a rank" if threads else "",
         _repeats(frame),
-        f"{_count(pd.Series([machine['num_cores']]), 'core')} of an {machine['cpu']}",
+        *present,
+        _threads_and_date(frame["provenance"]),
     ]
     return "Made with " + ", ".join(filter(None, parts)) + "."
+
+
+def _threads_and_date(provenances: Iterable[Mapping[str, Any]]) -> str:
+    """Return the threads a core, where records say so, and the days of the records."""
+    origins = list(provenances)
+    threads = {origin["threads_per_core"] for origin in origins if "threads_per_core" in origin}
+    days = sorted({origin["started_at"][:10] for origin in origins})
+    shared = [f"{count} thread{'' if count == 1 else 's'} a core" for count in sorted(threads)]
+    return ", ".join([*shared, " and ".join(days)])
 
 
 def _count(values: pd.Series[float], word: str) -> str:

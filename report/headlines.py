@@ -20,6 +20,8 @@ from nnpar_lib.analysis.cost import calibration, predictions, ways
 from nnpar_lib.analysis.cost.cost_model import Architecture, Machine, Model
 from nnpar_lib.records.kinds import Record
 
+USUAL = "02_ladder"  # its machine is the one that the report describes
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -57,7 +59,21 @@ def _sentence(headline: Headline, chapter: Chapter) -> str:
     ]
     if missing:
         return f"not measured ({', '.join(missing)} is missing)"
-    return headline.sentence(chapter)
+    return _on_its_machine(headline, chapter)
+
+
+def _on_its_machine(headline: Headline, chapter: Chapter) -> str:
+    """Return a sentence, which names its machine where that is not the report's own.
+
+    A chapter for each sentence refuses records of several machines.
+    """
+    of_sentence = Chapter(str(chapter.results_folder), str(chapter.figures_folder))
+    sentence = headline.sentence(of_sentence)
+    usual = Chapter(str(chapter.results_folder), str(chapter.figures_folder))
+    usual.records(USUAL)
+    if usual.machine and of_sentence.machine not in ("", usual.machine):
+        return f"On {of_sentence.machine}: {sentence}"
+    return sentence
 
 
 def _ladder(chapter: Chapter) -> str:

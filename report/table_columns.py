@@ -254,6 +254,47 @@ PRECISION = {
         digits=2,
     ),
 }
+MACHINES = {
+    "machines-verdicts-table": Table(
+        {
+            "machine": "machine",
+            "experiment": "experiment",
+            "label": "compared",
+            "base": "with",
+            "median": "times its rate",
+            "ci_low": "95 % from",
+            "ci_high": "to",
+            "num_repeats": "repeats",
+            "verdict": "verdict",
+        },
+        digits=2,
+    ),
+    "machines-blind-table": Table(
+        {
+            "machine": "machine",
+            "strategy": "strategy",
+            "num_ranks": "ranks",
+            "median_error": "median error",
+            "largest_error": "largest",
+            "count": "configurations",
+        },
+        digits=2,
+    ),
+    "machines-waiting-table": Table(
+        {
+            "machine": "machine",
+            "model": "model",
+            "allreduce": "all-reduce",
+            "num_ranks": "ranks",
+            "measured_ms": "ms measured",
+            "predicted_ms": "ms predicted",
+            "error": "error",
+            "waiting_ms": "ms of waiting",
+            "error_with_waiting": "error with waiting",
+        },
+        digits=2,
+    ),
+}
 TABLES = {
     "claims-table": CLAIMS,
     "cpp-claims-table": CLAIMS,
@@ -261,4 +302,5 @@ TABLES = {
     **MODEL_PARALLELISM,
     **BATCH_SIZES,
     **PRECISION,
+    **MACHINES,
 }

@@ -19,6 +19,7 @@ from nnpar_lib.cli.options import (
     add_merge_options,
     add_regimes_options,
     add_run_options,
+    add_survey_options,
 )
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.usage import EXIT_STATUSES, USAGE_STATUS
@@ -174,6 +175,12 @@ def _regimes(arguments: argparse.Namespace) -> int:
     return regimes_study.run(arguments)
 
 
+def _survey(arguments: argparse.Namespace) -> int:
+    from nnpar_lib.experiments.survey import survey
+
+    return survey.run(arguments)
+
+
 def _sweep_speed(arguments: argparse.Namespace) -> int:
     _check(RunConfig(dataset=arguments.dataset), arguments.out)
     from nnpar_lib.experiments import sweep_speed
@@ -222,6 +229,13 @@ COMMANDS = (
         "bench", "measure what the project claims about speed", add_bench_options, _bench, TRAINING
     ),
     Command("gpu", "measure what a GPU gives, in some minutes", add_gpu_options, _gpu, TRAINING),
+    Command(
+        "survey",
+        "survey this machine: predictions first, then measurements, in slices of some minutes",
+        add_survey_options,
+        _survey,
+        TRAINING,
+    ),
     Command(
         "regimes",
         "find steps to a goal error against the batch size, metaparameters tuned at each",

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.network import MODELS
 from nnpar_lib.config.option import describe
 from nnpar_lib.config.rules import check_given
 from nnpar_lib.config.sections import OPTIONS, SECTIONS
 from nnpar_lib.config.study import StudyConfig, powers_of_two
 from nnpar_lib.records.trace import DEFAULT_NUM_STEPS
 
+SURVEY_PARTS = ("noise", "exchange", "blocks", "predictions", "scaling", "gpu", "cuts", "cpp")
 NUMBERS: dict[
     str, tuple[type[int] | type[float], str, str]
 ] = {  # by the type of a field: parser, name, example
@@ -87,6 +89,46 @@ def add_gpu_options(parser: argparse.ArgumentParser) -> None:
         default=Path("report/results/gpu.jsonl"),
         help="append the records to this file, where the report finds them (default: %(default)s)",
     )
+
+
+def add_survey_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the survey of a machine."""
+    parser.add_argument("--dataset", default="digits", help="the data set (default: %(default)s)")
+    parser.add_argument(
+        "--minutes",
+        type=_number("float"),
+        default=15.0,
+        metavar="MINUTES",
+        help="end after so many minutes; the same command goes on later (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help=(
+            "folder of the records (default: report/results/machines/NAME, where NAME says what the"
+            " machine is)"
+        ),
+    )
+    for name, words in (("parts", SURVEY_PARTS), ("models", MODELS)):
+        parser.add_argument(
+            f"--{name}",
+            type=_words,
+            default=words,
+            metavar=name.upper(),
+            help=f"only these, comma separated (default: {','.join(words)})",
+        )
+    parser.add_argument(
+        "--run-seconds",
+        type=_number("float"),
+        default=1.0,
+        metavar="SECONDS",
+        help="about how long each run trains (default: %(default)s)",
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
 
 
 def add_regimes_options(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,19 +143,22 @@ def call_by_name(
 
 
 class RecordStore:
-    """Records as they arrive, in memory and in a file."""
+    """Records as they arrive, in memory and in a file; `origin` is added to their provenance."""
 
-    def __init__(self, path: str | Path | None) -> None:
+    def __init__(self, path: str | Path | None, origin: Mapping[str, Any] | None = None) -> None:
         self.records: list[Record] = []
         self._path = path
+        self._origin = dict(origin or {})
         self._arrived: set[str] = set()
         self._num_written = 0
 
     def keep(self, values: dict[str, Any]) -> None:
         """Keep a record that has just been made."""
-        record = KINDS[values.get("kind", "run")](**values)
+        arrived = KINDS[values.get("kind", "run")](**values)
+        self._arrived.add(store.to_json(arrived))
+        provenance = {**arrived.provenance, **self._origin}
+        record = dataclasses.replace(arrived, provenance=provenance)
         self.records.append(record)
-        self._arrived.add(store.to_json(record))
         if self._path is not None and store.append_or_print(self._path, record):
             self._num_written += 1
 

@@ -27,6 +27,7 @@ from nnpar_lib.launch.tasks import (
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import (
     AllreduceRecord,
+    BarrierRecord,
     ComparisonRecord,
     MessageRecord,
     ProfileRecord,
@@ -141,6 +142,25 @@ class Engines(Ranks):
             "sweep_messages",
             MessageRecord,
             list(sizes),
+            num_repeats,
+            experiment,
+            results_file=results_file,
+        )
+
+    def sweep_barriers(
+        self,
+        rank_counts: Sequence[int],
+        *,
+        num_repeats: int = 7,
+        experiment: str = "barriers",
+        results_file: str | Path | None = None,
+    ) -> list[BarrierRecord]:
+        """Time barriers of the first ranks, for each number of them."""
+        self._check_num_ranks(max(rank_counts))
+        return self._measure(
+            "sweep_barriers",
+            BarrierRecord,
+            list(rank_counts),
             num_repeats,
             experiment,
             results_file=results_file,

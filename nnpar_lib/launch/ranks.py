@@ -15,10 +15,14 @@ from nnpar_lib.records.kinds import Record
 
 
 class Ranks:
-    """Running ranks, and the calls of functions that have only a dotted name."""
+    """Running ranks, and the calls of functions that have only a dotted name.
+
+    `origin` is added to the provenance of every record that they make.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self.origin: dict[str, Any] = {}
         self.num_ranks = cluster.num_ranks
         self.session = cluster.session
 
@@ -61,7 +65,7 @@ class Ranks:
         is `call`.
         """
         outputs.check({"results_file": (results_file, outputs.RECORDS)})
-        kept = calls.RecordStore(results_file)
+        kept = calls.RecordStore(results_file, self.origin)
         display = ProgressDisplay()
         try:
             returned = self._call(name, args, kwargs, kept.keep, progress or display)

@@ -28,6 +28,7 @@ TASKS = {
     "seconds_per_event": "nnpar_lib.trainers.tasks.runs.seconds_per_event",
     "summarize_blocks": "nnpar_lib.trainers.tasks.block_work.summarize",
     "sweep_allreduces": "nnpar_lib.trainers.tasks.runs.sweep_allreduces",
+    "sweep_barriers": "nnpar_lib.trainers.tasks.barriers.sweep_barriers",
     "sweep_messages": "nnpar_lib.trainers.tasks.runs.sweep_messages",
     "time_trials": "nnpar_lib.trainers.tasks.sweep_timing.measure",
     "world": "nnpar_lib.trainers.communication.mpi.world",

@@ -276,6 +276,73 @@ class TrialStepRecord:
     schema: int = SCHEMA
 
 
+@dataclass(frozen=True, kw_only=True)
+class BarrierRecord:
+    """Seconds of a barrier of `num_ranks` ranks, for each repeat: a mean over many barriers."""
+
+    num_ranks: int
+    seconds: list[float]
+    provenance: dict[str, Any]
+    oversubscribed: bool
+    experiment: str = ""
+    kind: str = "barrier"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineRecord:
+    """The machine of a survey, written when a slice of it begins: its name, and what is there.
+
+    A slice is one call of the survey, of `minutes`; `parts` are those that it was asked for. Every
+    record that a slice makes has in its provenance, as `survey`, the name of the machine, the
+    number of the slice and what was known of the machine's noise by then.
+    """
+
+    name: str
+    slice: int
+    minutes: float
+    parts: list[str]
+    description: dict[str, Any]
+    provenance: dict[str, Any]
+    experiment: str = ""
+    kind: str = "machine"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionRecord:
+    """The seconds of a step that were predicted for a config before it ran for the first time.
+
+    `basis` says from what; None are the seconds of a config for which there is no model.
+    `provenance` has the time.
+    """
+
+    predicted_seconds: float | None
+    basis: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    experiment: str = ""
+    label: str = ""
+    kind: str = "prediction"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureRecord:
+    """A measurement that failed: what it was of, and the error that ended it.
+
+    `config` is that of the run that failed, empty where no single run did.
+    """
+
+    cause: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    experiment: str = ""
+    label: str = ""
+    kind: str = "failure"
+    schema: int = SCHEMA
+
+
 Record = (
     RunRecord
     | AllreduceRecord
@@ -288,6 +355,10 @@ Record = (
     | SweepRecord
     | SweepSpeedRecord
     | TrialStepRecord
+    | BarrierRecord
+    | MachineRecord
+    | PredictionRecord
+    | FailureRecord
 )
 KINDS: dict[str, type[Record]] = {
     "run": RunRecord,
@@ -301,4 +372,8 @@ KINDS: dict[str, type[Record]] = {
     "sweep": SweepRecord,
     "sweep_speed": SweepSpeedRecord,
     "trial_step": TrialStepRecord,
+    "barrier": BarrierRecord,
+    "machine": MachineRecord,
+    "prediction": PredictionRecord,
+    "failure": FailureRecord,
 }

@@ -20,6 +20,7 @@ PACKAGES = ("torch", "torchvision", "mpi4py", "numpy", "ipyparallel")
 MPI_LIBRARY = re.compile(r"/.*/libmpi(_\w+)?\.so[.\d]*$", re.MULTILINE)
 MAX_LIBRARY_VERSION = 8192  # MPI_MAX_LIBRARY_VERSION_STRING of MPICH, the longest
 LIBRARY = Path(__file__).parents[1]
+PROCESSORS = Path("/sys/devices/system/cpu")
 # The cores that the launcher allowed, before any run binds this process.
 INITIAL_CORES = frozenset(os.sched_getaffinity(0))
 
@@ -33,6 +34,7 @@ def provenance() -> dict[str, Any]:
         "host": platform.node(),
         "cpu": _cpu_model(),
         "num_cores": num_cores(),
+        "threads_per_core": threads_per_core(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -46,6 +48,14 @@ def provenance() -> dict[str, Any]:
 def num_cores() -> int:
     """Return the number of cores that were allowed at the start, before any binding."""
     return len(INITIAL_CORES)
+
+
+@cache
+def threads_per_core() -> int:
+    """Return how many of the processors that were allowed at the start share a core, at most."""
+    siblings = [PROCESSORS / f"cpu{core}/topology/thread_siblings_list" for core in INITIAL_CORES]
+    cores = [path.read_text() for path in siblings if path.is_file()]
+    return max((cores.count(core) for core in cores), default=1)
 
 
 @cache

@@ -126,3 +126,18 @@ def test_a_job_uses_the_mpi_of_the_module_that_it_loads(testbed, tmp_path, mpich
     records = [record for path in tmp_path.glob("*.jsonl") for record in store.load(path)]
     (library,) = (record.provenance["mpi"] for record in records if record.num_ranks == 2)
     assert library.startswith("MPICH")
+
+
+def test_a_survey_in_a_job_is_of_the_nodes_of_the_job(testbed, tmp_path):
+    states, log = submit(
+        tmp_path,
+        *("--nodes=2", "--ntasks-per-node=1"),
+        ROOT / "cluster" / "bridges2" / "survey.sbatch",
+        *("--minutes", 0.25, "--run-seconds", 0.02, "--models", "mlp", "--parts", "noise"),
+    )
+    assert states == {"COMPLETED"}, log
+    records = store.load(tmp_path / "survey-2-nodes" / "survey.jsonl")
+    (machine,) = (record for record in records if record.kind == "machine")
+    assert (machine.description["num_nodes"], machine.description["num_cores"]) == (2, 2)
+    assert {record.num_ranks for record in records if record.kind == "run"} == {1, 2}
+    assert "the records are in" in log

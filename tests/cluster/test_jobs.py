@@ -188,6 +188,7 @@ def bereft(testbed, orphaned):
         ["gpu", "--gpus=v100-32:16", "-n16"],
         ["gpu-shared"],
         ["gpu-shared", "--gpus=h100-80:4", "-n4"],
+        ["survey"],
     ],
 )
 def test_every_script_asks_for_what_the_site_has(testbed, options):
@@ -214,7 +215,7 @@ def test_a_wrong_type_of_gpu_would_be_noticed(testbed):
 
 
 def test_scripts_stay_short():
-    assert len(SCRIPTS) == 4
+    assert len(SCRIPTS) == 5
     assert max(len(script.read_text().splitlines()) for script in SCRIPTS) <= 40
 
 

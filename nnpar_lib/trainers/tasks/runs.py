@@ -221,7 +221,7 @@ def sweep_messages(
         for size in sizes:
             round_trip = _ping_pong(group, torch.zeros(size, dtype=torch.uint8))
             count = _count_for(group, round_trip)
-            seconds = [_mean_seconds(group, round_trip, count) / 2 for _ in range(num_repeats)]
+            seconds = [mean_seconds(group, round_trip, count) / 2 for _ in range(num_repeats)]
             records.append(
                 MessageRecord(
                     num_bytes=size,
@@ -280,7 +280,7 @@ def _time_kinds(
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(num_repeats):
         for kind, reducer in reducers.items():
-            times[kind].append(_mean_seconds(group, reducer.reduce_, counts[kind]))
+            times[kind].append(mean_seconds(group, reducer.reduce_, counts[kind]))
     for reducer in reducers.values():
         reducer.free()
     return times
@@ -288,11 +288,12 @@ def _time_kinds(
 
 def _count_for(group: Communicator, operation: Callable[[], None], seconds: float = 0.02) -> int:
     """Warm an operation up; return how many repeats fill this time, the same on all ranks."""
-    _mean_seconds(group, operation, 3)
-    return max(3, min(2000, int(seconds / _mean_seconds(group, operation, 3))))
+    mean_seconds(group, operation, 3)
+    return max(3, min(2000, int(seconds / mean_seconds(group, operation, 3))))
 
 
-def _mean_seconds(group: Communicator, operation: Callable[[], None], count: int) -> float:
+def mean_seconds(group: Communicator, operation: Callable[[], None], count: int) -> float:
+    """Return the mean seconds of an operation, the maximum over ranks (collective)."""
     group.barrier()
     start = time.perf_counter()
     for _ in range(count):

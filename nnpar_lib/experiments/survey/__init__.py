@@ -1,0 +1,1 @@
+"""The survey of a machine: what is there, predictions, then measurements, within some minutes."""

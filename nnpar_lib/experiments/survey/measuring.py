@@ -1,0 +1,144 @@
+"""Doing a piece of a survey's work: on engines that start when they are needed, and after a loss
+again."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.experiments.survey.plan import Work
+from nnpar_lib.launch import native, preflight
+from nnpar_lib.launch.engines import Engines, EnginesLost, RankError, engines
+from nnpar_lib.launch.tasks import TASKS
+from nnpar_lib.records import store
+from nnpar_lib.records.kinds import FailureRecord, Record, RunRecord
+from nnpar_lib.records.provenance import provenance
+
+FAILURES = (RankError, EnginesLost, RuntimeError, ValueError)
+
+
+class Bench:
+    """Engines for all ranks of a machine; `origin` is added to the provenance of records."""
+
+    def __init__(self, num_ranks: int, out: Path) -> None:
+        self.origin: dict[str, Any] = {}
+        self._num_ranks = num_ranks
+        self._out = out
+        self._ranks: Engines | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the engines; the next work starts new ones."""
+        if self._ranks is not None:
+            with suppress(*FAILURES):
+                self._ranks.stop()
+        self._ranks = None
+
+    def do(self, work: Work) -> FailureRecord | None:
+        """Do a piece of work; its records are in the file then. Return the failure, if any.
+
+        What fails is the first run without a record, or else the group.
+        """
+        try:
+            self._do(work, self._running())
+        except FAILURES as error:
+            self.stop()
+            failure = self._failure(work, error)
+            store.append(self._out, [failure])
+            return failure
+        return None
+
+    def _running(self) -> Engines:
+        if self._ranks is None:
+            self._ranks = engines(self._num_ranks)
+        self._ranks.origin = self.origin
+        return self._ranks
+
+    def _do(self, work: Work, ranks: Engines) -> None:
+        if work.group.measure is not None:
+            work.group.measure(ranks, work.group, self._out)
+            return
+        todo = {
+            label: config
+            for index, (label, config) in enumerate(work.configs.items())
+            if index not in work.done
+        }
+        for config in todo.values():
+            preflight.check(config)
+        if any(config.is_native for config in todo.values()):
+            self._run_each(work, todo, ranks)
+        else:
+            ranks.call_for_records(
+                TASKS["run_interleaved"],
+                [config.to_dict() for config in todo.values()],
+                work.repeat + 1,
+                work.experiment,
+                labels=list(todo),
+                done=[(r, i) for r in range(work.repeat) for i in range(len(todo))],
+                results_file=self._out,
+                progress=_no_progress,
+            )
+
+    def _run_each(self, work: Work, todo: dict[str, RunConfig], ranks: Engines) -> None:
+        """Run programs in C++ and runs in Python one after the other."""
+        for label, config in todo.items():
+            record: RunRecord
+            if config.is_native:
+                record = native.run(config)
+            else:
+                record = ranks.run(config, progress=_no_progress)
+            record = dataclasses.replace(
+                record,
+                experiment=work.experiment,
+                label=label,
+                repeat=work.repeat,
+                provenance={**record.provenance, **self.origin},
+            )
+            store.append(self._out, [record])
+
+    def _failure(self, work: Work, error: BaseException) -> FailureRecord:
+        records = store.load(self._out)
+        label = "" if work.group.measure else _first_missing(work, records)
+        config = work.configs[label].to_dict() if label else {}
+        return FailureRecord(
+            cause=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            config=config,
+            provenance={**provenance(), **self.origin},
+            experiment=work.group.experiment,
+            label=label,
+        )
+
+
+def _first_missing(work: Work, records: list[Record]) -> str:
+    """Return the label of the first config without a record of this repeat."""
+    there = {
+        record.label
+        for record in records
+        if isinstance(record, RunRecord)
+        and (record.experiment, record.repeat) == (work.experiment, work.repeat)
+        and record.label in work.configs
+        and record.config == work.configs[record.label].to_dict()
+    }
+    missing = [
+        label
+        for index, label in enumerate(work.configs)
+        if index not in work.done and label not in there
+    ]
+    return missing[0] if missing else ""
+
+
+def _no_progress(fraction: float, text: str) -> None: ...
