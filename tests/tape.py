@@ -68,10 +68,11 @@ class TapeRecorder:
         self.num_records += 1
         with Tape() as tape:
             work()
-        tape.undo()
+        tape.undo()  # so that the replay is what is tested
 
         def replay():
             self.num_replays += 1
             tape.replay()
 
+        replay()
         return replay

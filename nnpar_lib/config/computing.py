@@ -89,9 +89,10 @@ class Computing(Section):
         read_by={"strategy": ACCUMULATING},
         changes_numbers=True,
     )
-    cuda_graph: bool = option(
+    record: bool = option(
         False,
-        "record a step on the GPU and replay it, which spares the launches of its kernels",
+        "record the operations of a step on fixed tensors and replay them: a CUDA graph on a GPU, "
+        "no autograd on a CPU",
         role=METHOD,
         read_by={"strategy": ("serial", "gradient_averaging")},
     )

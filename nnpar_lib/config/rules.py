@@ -32,7 +32,7 @@ def check(config: Sections) -> None:
         _check_native(config)
     if config.allreduce in BACKEND_DEVICES and config.strategy == "gradient_averaging":
         _check_backend(config)
-    if config.cuda_graph:
+    if config.record:
         _check_recording(config)
 
 
@@ -75,6 +75,20 @@ def shared_gpus(config: Sections, num_ranks: int, num_gpus: int) -> str:
         f"{who} needs a GPU for each rank, but num_ranks={config.num_ranks} puts {num_ranks} ranks"
         f" of a node on {num_gpus}; take fewer ranks, or gradient_averaging with allreduce='mpi'"
     )
+
+
+def unrecorded_on_cpu(config: Sections) -> str:
+    """Return why a CPU has no record of the steps of a config, else nothing."""
+    reason = ""
+    if not config.record or config.device != "cpu":
+        return reason
+    if config.model != "mlp":
+        reason = f"model={config.model!r}, whose convolutions take most of its time; choose 'mlp'"
+    elif config.precision != "float32":
+        reason = f"precision={config.precision!r}; use precision='float32'"
+    elif config.tune:
+        reason = "tune, which tries other precisions; leave one of them out"
+    return f"record is not offered on device='cpu' with {reason}" if reason else ""
 
 
 def _check_batch_size(config: Sections) -> None:
@@ -234,20 +248,20 @@ def _check_backend(config: Sections) -> None:
 
 
 def _check_recording(config: Sections) -> None:
-    """Refuse a graph of steps that wait for the host in between, or for other ranks."""
+    """Refuse a record of steps that wait for the host in between, or for other ranks."""
     is_parallel = config.num_ranks > 1
     reason = ""
-    if not config.reads("cuda_graph"):
-        strategies = ", ".join(readers("cuda_graph"))
+    if not config.reads("record"):
+        strategies = ", ".join(readers("record"))
         reason = f"strategy {config.strategy!r}; choose from {strategies}"
-    elif config.data_loading == "loader":
+    elif config.data_loading == "loader" and config.device == "cuda":
         reason = "data_loading='loader', which makes batches on the CPU; use data_loading='memory'"
     elif config.allreduce == "overlapped" and is_parallel:
         reason = (
             "allreduce='overlapped', which sends gradients in the middle of a step; use 'shared' or"
             " 'mpi'"
         )
-    elif config.optimizer == "adagrad":
+    elif config.optimizer == "adagrad" and config.device == "cuda":
         reason = "optimizer='adagrad', which counts its steps on the CPU; choose another optimizer"
     elif config.model == "resnet18" and config.batch_norm == "synchronised" and is_parallel:
         reason = (
@@ -255,4 +269,4 @@ def _check_recording(config: Sections) -> None:
             " batch_norm='local'"
         )
     if reason:
-        raise ValueError(f"cuda_graph is not offered with {reason}")
+        raise ValueError(f"record is not offered with {reason}")

@@ -54,9 +54,11 @@ def with_current_names(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored config under today's names.
 
     Until November 2026 a parameter `communicator` named the library that sums gradients (`mpi`,
-    `nccl` or `gloo`), beside `allreduce`, which said how MPI does.
+    `nccl` or `gloo`), beside `allreduce`, which said how MPI does; `record` was `cuda_graph`.
     """
     values = dict(parameters)
+    if "cuda_graph" in values:
+        values["record"] = values.pop("cuda_graph")
     library = values.pop("communicator", "mpi")
     if library in BACKEND_DEVICES:
         values["allreduce"] = library

@@ -182,7 +182,7 @@ def _precisions(model: str) -> dict[str, dict[str, Any]]:
 
 
 def _graph(device: str) -> dict[str, Any]:
-    return {"cuda_graph": device == "cuda"}
+    return {"record": device == "cuda"}
 
 
 def _same_as_serial(device: str, sizes: Sizes) -> Part:

@@ -24,11 +24,8 @@ def check(config: RunConfig) -> None:
     if config.device == "cuda":
         _check_gpu()
         _check_gpus_of_ranks(config)
-    elif config.cuda_graph:
-        raise ValueError(
-            "cuda_graph records the work of a GPU, and device='cpu' has none; leave cuda_graph out,"
-            " or use device='cuda'"
-        )
+    elif problem := rules.unrecorded_on_cpu(config):
+        raise ValueError(problem)
     memory_need.check(config, environment.num_nodes())
     data_files.ensure(config.dataset)
 

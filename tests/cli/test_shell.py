@@ -102,7 +102,7 @@ def test_a_run_that_is_recorded_already_is_skipped(tmp_path):
         (("--lr", "fast"), ("fast",)),
         (("--stratgy", "serial"), ("--stratgy", "--strategy")),
         (("--device", "cuda"), ("cuda", "cpu")),
-        (("--cuda-graph",), ("cuda_graph", "device='cuda'")),
+        (("--record", "--model", "cnn"), ("record", "model='cnn'", "'mlp'")),
         (
             ("--strategy", "gradient_averaging", "--allreduce", "nccl"),
             ("allreduce='nccl'", "allreduce='mpi'"),

@@ -15,7 +15,7 @@ from nnpar_lib.config import RunConfig, rules
 from nnpar_lib.config.spread import OF_MESSAGES
 from nnpar_lib.config.training import OPTIMIZERS
 from nnpar_lib.trainers.communication.mpi import world
-from nnpar_lib.trainers.step import cuda_graph
+from nnpar_lib.trainers.step import build, cuda_graph
 from nnpar_lib.trainers.tasks.equality import difference_from_serial
 from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 from tests.conftest import DEVICE, selected
@@ -42,6 +42,7 @@ EACH_KIND = (
     "gradient_averaging-mpi-mlp-momentum-float64",
     "gradient_averaging-overlapped-mlp-momentum-float64",
     "torch_ddp-mlp-float64",
+    "operations-shared-momentum-float64",
     "weight_averaging-each-step-mlp-float64",
     "nearly-empty-batch-mlp-float64",
     f"{BACKEND}-cnn-float64",
@@ -115,9 +116,23 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
             optimizer,
             "float64",
             **how,
-            cuda_graph=True,
+            record=True,
             lr_schedule="constant",
         )
+    for optimizer in OPTIMIZERS if DEVICE == "cpu" else ():
+        for allreduce, microbatch_size in (("shared", 0), ("mpi", 13)):
+            configs[f"operations-{allreduce}-{optimizer}-float64"] = _config(
+                num_ranks,
+                "gradient_averaging",
+                "mlp",
+                optimizer,
+                "float64",
+                allreduce=allreduce,
+                microbatch_size=microbatch_size,
+                global_batch_size=NEARLY_EMPTY,
+                record=True,
+                lr_schedule="constant",
+            )
     if num_ranks == 2:
         configs["torch_ddp-tuned-resnet18-float64"] = _config(
             num_ranks, "torch_ddp", "resnet18", "momentum", "float64", ddp_tuned=True
@@ -189,6 +204,8 @@ def main() -> None:
         cuda_graph.recorder = lambda _: TapeRecorder()
     differences = {}
     for name, config in cases(ranks.size).items():
+        if DEVICE == "cpu":
+            build.in_graphs = lambda _, name=name: name.startswith("recorded-")
         differences[name] = difference_from_serial(config.to_dict())
     if ranks.rank == 0:
         print("\nRESULT " + json.dumps(differences))

@@ -62,7 +62,7 @@ FIXED = {
 }
 DEFAULTS = (
     *("dataset", "num_steps", "evaluate_every", "shard_data", "device", "binding", "precision"),
-    *("tune", "cuda_graph", "checkpoint", "checkpoint_every", "stall_seconds"),
+    *("tune", "checkpoint", "checkpoint_every", "stall_seconds"),
     *("memory_budget_mib", "num_traced_steps", "num_warmup_steps", "lr", "batch_norm"),
 )
 NUMBERS = {
@@ -84,6 +84,7 @@ NUMBERS = {
     ),
     "microbatch_size": st.integers(0, 40),
     "ddp_tuned": st.booleans(),
+    "record": st.booleans(),
 }
 CHOICES = {
     name: st.sampled_from([choice for choice in option.choices if choice != "nccl"])
@@ -105,6 +106,8 @@ def configs(draw: st.DrawFn, strategy: str, model: str) -> RunConfig:
     values |= {"lr": 0.001 if values["optimizer"] in ("adam", "adagrad") else 0.02}
     if values["model"] == "resnet18":
         values |= {"hidden": None, "lr": values["lr"] / 10}
+    if values["model"] != "mlp":
+        values |= {"record": False}  # a CPU records the mlp
     for name, option in OPTIONS.items():
         idle = any(values.get(key) not in read for key, read in option.read_by.items())
         if idle and name in values:

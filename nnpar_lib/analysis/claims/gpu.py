@@ -63,7 +63,7 @@ COLUMNS = {
         "model": "model",
         "num_ranks": "ranks",
         "ranks_per_gpu": "ranks a GPU",
-        "cuda_graph": "recorded",
+        "record": "recorded",
         "weights": "weights",
         "loss": "loss",
     },
@@ -156,7 +156,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
     comparisons = _of_kind(frame, "comparison")
     rows = [
         {
-            **{name: record[name] for name in ("strategy", "model", "num_ranks", "cuda_graph")},
+            **{name: record[name] for name in ("strategy", "model", "num_ranks", "record")},
             "ranks_per_gpu": record["gpu"].get("ranks_per_gpu"),
             **record["differences"],
         }

@@ -6,9 +6,8 @@ recorded separately, so that ranks may exchange gradients between the last two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,22 +20,10 @@ from nnpar_lib.trainers.data.batches import (
     load,
     normalise,
 )
-from nnpar_lib.trainers.step.optimizer import set_learning_rate
+from nnpar_lib.trainers.step.optimizer import build_optimizer, set_learning_rate
+from nnpar_lib.trainers.step.recording import Recorded, Recorder, Work, state_tensors
 from nnpar_lib.trainers.step.replica import Replica
 from nnpar_lib.trainers.timeline import BACKWARD, UPDATE, Timeline
-
-NUM_REHEARSALS = 3
-Work = Callable[[], object]
-
-
-class Recorder(Protocol):
-    """Does work, and records it."""
-
-    def rehearse(self, work: Work) -> None:
-        """Do the work in the stream where it will be recorded."""
-
-    def record(self, work: Work) -> Work:
-        """Return a function that does the same work on the same tensors; do no work now."""
 
 
 class CudaRecorder:
@@ -60,6 +47,7 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
             work()
+        graph.replay()
         return graph.replay
 
 
@@ -70,40 +58,8 @@ class PlainRecorder:
         work()
 
     def record(self, work: Work) -> Work:
+        work()
         return work
-
-
-class Recorded:
-    """Work that is rehearsed a few times, then recorded, and replayed from then on.
-
-    A record reads and writes fixed addresses. Where one of the tensors that `tensors` returns has
-    moved, as those of a restored optimizer do, the work is rehearsed and recorded again.
-    """
-
-    def __init__(
-        self, recorder: Recorder, work: Work, tensors: Callable[[], Iterable[Tensor]]
-    ) -> None:
-        self._recorder = recorder
-        self._work = work
-        self._tensors = tensors
-        self._addresses: list[int] = []
-        self._num_rehearsals = 0
-        self._replay: Work | None = None
-
-    def __call__(self) -> None:
-        """Do the work."""
-        addresses = [tensor.data_ptr() for tensor in self._tensors()]
-        if addresses != self._addresses:
-            self._addresses = addresses
-            self._num_rehearsals = 0
-            self._replay = None
-        if self._replay is None and self._num_rehearsals < NUM_REHEARSALS:
-            self._num_rehearsals += 1
-            self._recorder.rehearse(self._work)
-            return
-        if self._replay is None:
-            self._replay = self._recorder.record(self._work)
-        self._replay()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +141,9 @@ class RecordedReplica(Replica):
         """Set momenta and other optimizer state to zero in place, as in a fresh optimizer."""
         optimizer = getattr(self, "optimizer", None)
         if optimizer is None or optimizer.param_groups[0]["params"][0] is not self.weights:
-            super().renew_optimizer()
+            self.optimizer = build_optimizer([self.weights], self._config, in_graph=True)
             return
-        for tensor in _state_tensors(optimizer):
+        for tensor in state_tensors(optimizer):
             tensor.zero_()
 
     def _compute_static(self) -> None:
@@ -208,7 +164,7 @@ class RecordedReplica(Replica):
 
     def _tensors_of_update(self) -> Iterable[Tensor]:
         assert self.weights.grad is not None
-        yield from (self.weights, self.weights.grad, *_state_tensors(self.optimizer))
+        yield from (self.weights, self.weights.grad, *state_tensors(self.optimizer))
         yield from (
             group["lr"] for group in self.optimizer.param_groups if isinstance(group["lr"], Tensor)
         )
@@ -217,8 +173,3 @@ class RecordedReplica(Replica):
 def recorder(config: RunConfig) -> Recorder:
     """Return the recorder for the device of a config."""
     return CudaRecorder() if config.device == "cuda" else PlainRecorder()
-
-
-def _state_tensors(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
-    for state in optimizer.state.values():
-        yield from (value for value in state.values() if isinstance(value, Tensor))

@@ -12,20 +12,24 @@ from nnpar_lib.config import RunConfig
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: RunConfig, *, fused: bool | None = True
+    parameters: Iterable[nn.Parameter],
+    config: RunConfig,
+    *,
+    fused: bool | None = True,
+    in_graph: bool = False,
 ) -> torch.optim.Optimizer:
     """Return torch's optimizer for this config.
 
     The fused form makes one pass over the buffer and is the fastest for a flat parameter; None
-    leaves the choice to torch, as most programs do. A recorded step reads a learning rate that
-    changes from the device, in the type that the fused forms take.
+    leaves the choice to torch, as most programs do. A step in a CUDA graph reads a learning rate
+    that changes from the device, in the type that the fused forms take.
     """
     parameters = list(parameters)
     lr: float | Tensor = config.lr
-    if config.cuda_graph and config.lr_schedule != "constant":
+    if in_graph and config.lr_schedule != "constant":
         lr = torch.tensor(lr, dtype=torch.float32, device=config.device)
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=lr, fused=fused, capturable=config.cuda_graph)
+        return torch.optim.Adam(parameters, lr=lr, fused=fused, capturable=in_graph)
     if config.optimizer == "adagrad":
         is_fused = fused if config.device == "cpu" else None
         return torch.optim.Adagrad(parameters, lr=config.lr, fused=is_fused)

@@ -19,8 +19,9 @@ from nnpar_lib.trainers.data.batches import Batch
 from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.step import cuda_graph
 from nnpar_lib.trainers.step.build import build_batches
-from nnpar_lib.trainers.step.cuda_graph import Recorded, StaticBatch
+from nnpar_lib.trainers.step.cuda_graph import StaticBatch
 from nnpar_lib.trainers.step.optimizer import learning_rate
+from nnpar_lib.trainers.step.recording import Recorded
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov")
 

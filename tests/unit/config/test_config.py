@@ -166,27 +166,27 @@ BAD = [
         "allreduce='mpi'",
     ),
     (
-        {"cuda_graph": True, "strategy": "pipeline", "num_ranks": 2},
+        {"record": True, "strategy": "pipeline", "num_ranks": 2},
         "strategy 'pipeline'",
         "serial, gradient_averaging",
     ),
     (
-        {"cuda_graph": True, "optimizer": "adagrad"},
+        {"record": True, "device": "cuda", "optimizer": "adagrad"},
         "optimizer='adagrad'",
         "choose another optimizer",
     ),
     (
-        {"cuda_graph": True, "data_loading": "loader"},
+        {"record": True, "device": "cuda", "data_loading": "loader"},
         "data_loading='loader'",
         "use data_loading='memory'",
     ),
     (
-        {**AVERAGING, "cuda_graph": True, "allreduce": "overlapped"},
+        {**AVERAGING, "record": True, "allreduce": "overlapped"},
         "allreduce='overlapped'",
         "use 'shared' or 'mpi'",
     ),
     (
-        {**AVERAGING, "cuda_graph": True, "model": "resnet18"},
+        {**AVERAGING, "record": True, "model": "resnet18"},
         "batch_norm='synchronised'",
         "use batch_norm='local'",
     ),
@@ -303,3 +303,8 @@ def test_a_stored_config_is_read_under_the_names_of_today(stored, expected):
     before = dict(stored)
     assert with_current_names(stored) == {"allreduce": expected}
     assert stored == before
+
+
+def test_a_stored_config_says_under_the_name_of_today_whether_steps_were_recorded():
+    assert with_current_names({"cuda_graph": True}) == {"record": True}
+    assert with_current_names({"record": False}) == {"record": False}

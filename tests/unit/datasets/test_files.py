@@ -326,11 +326,18 @@ def test_preflight_refuses_a_gpu_that_is_not_there(monkeypatch):
     preflight.check(RunConfig(device="cuda"))
 
 
-def test_preflight_refuses_a_graph_where_there_is_no_gpu_to_record():
-    with pytest.raises(
-        ValueError, match=r"device='cpu' has none; leave cuda_graph out, or use device='cuda'"
-    ):
-        preflight.check(RunConfig(cuda_graph=True))
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"model": "cnn"}, r"model='cnn', whose convolutions .* choose 'mlp'"),
+        ({"precision": "bf16"}, "precision='bf16'; use precision='float32'"),
+        ({"tune": True}, "tune, .* leave one of them out"),
+    ],
+)
+def test_preflight_refuses_a_record_that_a_cpu_does_not_have(parameters, reason):
+    with pytest.raises(ValueError, match=f"record is not offered on device='cpu' with {reason}"):
+        preflight.check(RunConfig(record=True, **parameters))
+    preflight.check(RunConfig(record=True))
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_all_of_it_runs_on_the_gpu_but_what_it_is_compared_with():
             for label, config in group.items():
                 assert config.device == ("cpu" if label.startswith("cores") else "cuda")
                 if part.experiment in ("gpu-graph", "gpu-several"):
-                    assert config.cuda_graph == ("graph" in label)
+                    assert config.record == ("graph" in label)
 
 
 def test_each_group_has_the_run_that_the_others_are_compared_with():

@@ -11,24 +11,17 @@ from nnpar_lib.trainers import strategies
 from nnpar_lib.trainers.communication.communicator import SingleCommunicator
 from nnpar_lib.trainers.timeline import Timeline
 
-config = RunConfig(hidden=(4,), cuda_graph={cuda_graph})
+config = RunConfig(hidden=(4,), record={record})
 strategy = strategies.build(config, SingleCommunicator(), Timeline())
 strategy.step(strategy.batches.batch(0), 0)
-print("nnpar_lib.trainers.step.cuda_graph" in sys.modules)
+modules = [f"nnpar_lib.trainers.step.{{name}}" for name in ("operations", "cuda_graph")]
+print(*(module in sys.modules for module in modules))
 """
 
 
-def imports_cuda_graph(*, cuda_graph):
-    process = run_python("-c", STEP_SERIALLY.format(cuda_graph=cuda_graph))
+@pytest.mark.parametrize(("record", "expected"), [(False, "False False"), (True, "True False")])
+@pytest.mark.slow
+def test_a_step_imports_the_code_of_the_record_that_it_has(record, expected):
+    process = run_python("-c", STEP_SERIALLY.format(record=record))
     assert process.returncode == 0, process.stderr
-    return process.stdout.strip() == "True"
-
-
-@pytest.mark.slow
-def test_a_serial_step_does_not_import_the_code_of_cuda_graphs():
-    assert not imports_cuda_graph(cuda_graph=False)
-
-
-@pytest.mark.slow
-def test_a_recorded_step_does():
-    assert imports_cuda_graph(cuda_graph=True)
+    assert process.stdout.strip() == expected

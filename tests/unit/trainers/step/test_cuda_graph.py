@@ -7,9 +7,10 @@ import torch
 from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.communication.communicator import SingleCommunicator
 from nnpar_lib.trainers.loop.training import train
-from nnpar_lib.trainers.step import cuda_graph
+from nnpar_lib.trainers.step import build, cuda_graph
 from nnpar_lib.trainers.step.build import build_batches, build_replica
-from nnpar_lib.trainers.step.cuda_graph import NUM_REHEARSALS, Recorded, StaticBatch
+from nnpar_lib.trainers.step.cuda_graph import StaticBatch
+from nnpar_lib.trainers.step.recording import NUM_REHEARSALS, Recorded
 from nnpar_lib.trainers.strategies.serial import Serial
 from nnpar_lib.trainers.tasks import batched_trials
 from nnpar_lib.trainers.timeline import Timeline
@@ -43,7 +44,8 @@ CASES = {
 
 @pytest.fixture
 def recorders(monkeypatch):
-    """Let whatever records do so on tapes; return them in the order in which they are made."""
+    """Let whatever is recorded on a GPU be recorded on tapes; return them in the order in which
+    they are made."""
     made = []
 
     def make(config):
@@ -51,6 +53,7 @@ def recorders(monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(cuda_graph, "recorder", make)
+    monkeypatch.setattr(build, "in_graphs", lambda config: config.record)
     return made
 
 
@@ -60,7 +63,7 @@ def test_a_recorded_run_ends_where_a_plain_one_ends(name, recorders):
     config = CASES[name]
     plain = train(config, SingleCommunicator())
     assert not recorders
-    recorded = train(config.replace(cuda_graph=True), SingleCommunicator())
+    recorded = train(config.replace(record=True), SingleCommunicator())
     assert [made.num_records for made in recorders] == [
         1,
         1,
@@ -75,7 +78,7 @@ def test_a_recorded_run_ends_where_a_plain_one_ends(name, recorders):
 
 
 def test_a_run_that_goes_on_from_a_checkpoint_records_its_update_anew(recorders, tmp_path):
-    config = MLP.replace(cuda_graph=True, checkpoint=str(tmp_path / "run"))
+    config = MLP.replace(record=True, checkpoint=str(tmp_path / "run"))
     train(config.replace(num_steps=11), SingleCommunicator())
     resumed = train(config, SingleCommunicator())
     assert resumed.resumed_at == [11]
@@ -111,11 +114,11 @@ def test_a_record_that_waits_for_a_number_is_found_out():
         TapeRecorder().record(lambda: float(torch.ones(2).sum()))
 
 
-def test_batches_keep_their_place_but_for_the_short_one_at_the_end_of_an_epoch():
-    config = MLP.replace(cuda_graph=True, global_batch_size=67)
+def test_batches_keep_their_place_but_for_the_short_one_at_the_end_of_an_epoch(recorders):
+    config = MLP.replace(record=True, global_batch_size=67)
     last = config.num_steps_per_epoch - 1
     batches = build_batches(config, 4, 1)
-    plain = build_batches(config.replace(cuda_graph=False), 4, 1)
+    plain = build_batches(config.replace(record=False), 4, 1)
     first = batches.batch(0)
     for step in (0, 3, last - 1, last, last + 1):
         batch = batches.batch(step)
@@ -128,7 +131,7 @@ def test_batches_keep_their_place_but_for_the_short_one_at_the_end_of_an_epoch()
 
 def test_the_loss_of_a_step_stays_what_it_was_when_the_next_one_is_replayed(recorders):
     losses = []
-    for config in (MLP, MLP.replace(cuda_graph=True)):
+    for config in (MLP, MLP.replace(record=True)):
         replica = build_replica(config, Timeline())
         batches = build_batches(config, 1, 0)
         losses.append(
@@ -140,7 +143,7 @@ def test_the_loss_of_a_step_stays_what_it_was_when_the_next_one_is_replayed(reco
 
 def test_what_a_rank_holds_in_memory_does_not_depend_on_the_record(recorders):
     memory = []
-    for config in (MLP, MLP.replace(cuda_graph=True)):
+    for config in (MLP, MLP.replace(record=True)):
         strategy = Serial(config, SingleCommunicator(), Timeline())
         for step in range(6):
             strategy.step(strategy.batches.batch(step), step)
@@ -156,9 +159,7 @@ def test_recorded_trials_end_where_they_end_without(optimizer, recorders):
         for lr, seed in ((0.1, 0), (0.03, 1), (0.2, 2))
     ]
     plain = batched_trials.train_together(configs)
-    recorded = batched_trials.train_together(
-        [config.replace(cuda_graph=True) for config in configs]
-    )
+    recorded = batched_trials.train_together([config.replace(record=True) for config in configs])
     assert [made.num_records for made in recorders] == [0, 1, 1]  # without: none
     assert torch.equal(recorded.losses, plain.losses)
     for name, value in plain.weights.items():
