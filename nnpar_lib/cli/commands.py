@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nnpar_lib import __version__
-from nnpar_lib.cli import completion, mpi
+from nnpar_lib.cli import completion, mpi, verify
 from nnpar_lib.cli import run as shell
 from nnpar_lib.cli.options import (
     add_bench_options,
@@ -224,6 +224,13 @@ def _add_sweep_speed_options(parser: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command(
         "run", "train once, print a table, append a record", add_run_options, shell.run, TRAINING
+    ),
+    Command(
+        "verify",
+        "take the same steps serially and so spread, and say what differs",
+        verify.add_options,
+        verify.run,
+        TRAINING,
     ),
     Command(
         "bench", "measure what the project claims about speed", add_bench_options, _bench, TRAINING

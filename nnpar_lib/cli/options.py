@@ -29,10 +29,7 @@ NUMBERS: dict[
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add an option for every parameter of a run, and those that say what happens with the
     record."""
-    for section in SECTIONS:
-        group = parser.add_argument_group(section.__name__.lower(), section.__doc__)
-        for field in dataclasses.fields(section):
-            _add_option(group, field)
+    add_config_options(parser)
     _add_num_repeats(parser, 1)
     parser.add_argument(
         "--out",
@@ -57,6 +54,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
             " and host (default: run again)"
         ),
     )
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add an option for every parameter of a run."""
+    for section in SECTIONS:
+        group = parser.add_argument_group(section.__name__.lower(), section.__doc__)
+        for field in dataclasses.fields(section):
+            _add_option(group, field)
 
 
 def add_bench_options(parser: argparse.ArgumentParser) -> None:
@@ -197,7 +202,7 @@ def config_from(arguments: argparse.Namespace, *, default_num_ranks: int) -> Run
     """
     given = {name: getattr(arguments, name) for name in OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
-    if arguments.trace is not None:
+    if getattr(arguments, "trace", None) is not None:
         given.setdefault("num_traced_steps", DEFAULT_NUM_STEPS)
     config = RunConfig.from_parameters({"num_ranks": default_num_ranks, **given})
     check_given(config, given)

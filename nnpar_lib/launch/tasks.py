@@ -12,7 +12,9 @@ from typing import Any, TypedDict
 
 TASKS = {
     "abort_all_on_error": "nnpar_lib.trainers.tasks.runs.abort_all_on_error",
+    "call_user_function": "nnpar_lib.trainers.tasks.user_calls.call_user_function",
     "classify_test_images": "nnpar_lib.trainers.tasks.classify.classify_test_images",
+    "compare_parameters": "nnpar_lib.trainers.tasks.verification.compare_parameters",
     "compare_with_serial": "nnpar_lib.trainers.tasks.equality.measure",
     "describe_rank": "nnpar_lib.trainers.tasks.runs.describe_rank",
     "difference_from_serial": "nnpar_lib.trainers.tasks.equality.difference_from_serial",
@@ -31,6 +33,8 @@ TASKS = {
     "sweep_barriers": "nnpar_lib.trainers.tasks.barriers.sweep_barriers",
     "sweep_messages": "nnpar_lib.trainers.tasks.runs.sweep_messages",
     "time_trials": "nnpar_lib.trainers.tasks.sweep_timing.measure",
+    "verify_packed_step": "nnpar_lib.trainers.tasks.user_steps.verify_packed_step",
+    "verify_step": "nnpar_lib.trainers.tasks.user_steps.verify_step",
     "world": "nnpar_lib.trainers.communication.mpi.world",
 }
 

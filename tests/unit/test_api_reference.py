@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 
 PAGES = sorted((ROOT / "report" / "api").glob("*.md"))
 PACKAGES = ("records", "analysis", "trainers/strategies")
-MODULES = ("schedules", "config", "launch/engines", "launch/native", "launch/notebook")
+MODULES = ("schedules", "config", "launch/engines", "launch/native", "launch/notebook", "verify")
 # what only other modules of the library call
 INTERNAL = {f"nnpar_lib.records.{name}" for name in ("checkpoint_file", "outputs", "wire")}
 

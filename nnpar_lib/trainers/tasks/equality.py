@@ -87,7 +87,7 @@ def measure(
 
 def _compare(config: RunConfig, group: Communicator) -> dict[str, float]:
     place(config, group)
-    outcome = _train(config, group)
+    outcome = train(config, group)
     copies = group.gather_objects(hashlib.sha256(outcome.last_weights.numpy().data).hexdigest())
     differences = None
     if copies is not None:
@@ -98,19 +98,19 @@ def _compare(config: RunConfig, group: Communicator) -> dict[str, float]:
 
 def _differences(config: RunConfig, outcome: Outcome) -> dict[str, float]:
     """Train serially, and return how far from there a parallel run has ended."""
-    expected = _train_serially(serial_twin(config))
+    expected = train_serially(serial_twin(config))
     initial = list(networks.build(config).parameters())
     sizes = [parameter.numel() for parameter in initial]
-    start = _flat(initial)
+    start = flat(initial)
     update = outcome.first_weights - start
     expected_update = expected.first_weights - start
     return {
-        "first_update": _relative(update, expected_update),
-        "worst_parameter": max(map(_relative, update.split(sizes), expected_update.split(sizes))),
-        "weights": _relative(outcome.last_weights, expected.last_weights),
+        "first_update": relative(update, expected_update),
+        "worst_parameter": max(map(relative, update.split(sizes), expected_update.split(sizes))),
+        "weights": relative(outcome.last_weights, expected.last_weights),
         "loss": abs(outcome.mean_loss - expected.mean_loss) / expected.mean_loss,
         "accuracy": abs(outcome.accuracy - expected.accuracy),
-        "moved": _relative(expected.last_weights, start),
+        "moved": relative(expected.last_weights, start),
     }
 
 
@@ -121,11 +121,13 @@ def serial_twin(config: RunConfig) -> RunConfig:
 
 
 @cache
-def _train_serially(config: RunConfig) -> Outcome:
-    return _train(config, SingleCommunicator())
+def train_serially(config: RunConfig) -> Outcome:
+    """Return the outcome of a serial run; it is kept."""
+    return train(config, SingleCommunicator())
 
 
-def _train(config: RunConfig, group: Communicator) -> Outcome:
+def train(config: RunConfig, group: Communicator) -> Outcome:
+    """Take steps around the end of the first epoch, and return what they lead to (collective)."""
     timeline = Timeline()
     strategy = strategies.build(config, group, timeline)
     first = max(0, config.num_steps_per_epoch - NUM_STEPS // 2)
@@ -133,11 +135,11 @@ def _train(config: RunConfig, group: Communicator) -> Outcome:
     for step in take_steps(strategy, timeline, first, first + NUM_STEPS):
         sums.add(step)
         if step.number == first:
-            first_weights = _flat(strategy.whole_parameters())
+            first_weights = flat(strategy.whole_parameters())
     strategy.synchronise()
     outcome = Outcome(
         first_weights,
-        _flat(strategy.whole_parameters()),
+        flat(strategy.whole_parameters()),
         group.sum(float(sums.loss_sum)) / group.sum(sums.num_examples),
         evaluate(strategy, config, group),
     )
@@ -145,11 +147,12 @@ def _train(config: RunConfig, group: Communicator) -> Outcome:
     return outcome
 
 
-def _flat(parameters: Iterable[Tensor]) -> Tensor:
+def flat(parameters: Iterable[Tensor]) -> Tensor:
+    """Return tensors as one flat tensor in the memory of the host."""
     return torch.cat([parameter.detach().cpu().reshape(-1) for parameter in parameters])
 
 
-def _relative(value: Tensor, reference: Tensor) -> float:
+def relative(value: Tensor, reference: Tensor) -> float:
     """Return the 2-norm of the difference from a reference, relative to the reference's."""
     reference = reference.double()
     difference = (value.double() - reference).norm()

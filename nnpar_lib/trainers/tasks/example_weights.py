@@ -22,7 +22,7 @@ def find(
 ) -> list[float] | None:
     """Return how often each example counts in a flat gradient: 1 for all of them where it is right.
 
-    None where the gradient is no sum of the examples' gradients.
+    None where the gradient is no sum of the examples' gradients, or one with many sets of weights.
     """
     gradients = [
         flat_gradient(model, inputs[i : i + 1], targets[i : i + 1], loss)
@@ -32,11 +32,14 @@ def find(
     wanted = gradient.double().unsqueeze(1)
     if not torch.isfinite(wanted).all():
         return None
-    solution = torch.linalg.lstsq(columns, wanted, driver="gelsd").solution
-    residual = (columns @ solution - wanted).norm()
-    if residual > RESIDUAL * columns.norm() / len(targets):
+    allowed = RESIDUAL * columns.norm() / len(targets)
+    if (columns.mean(dim=1, keepdim=True) - wanted).norm() < allowed * NEAR:
+        return [1.0] * len(targets)
+    fit = torch.linalg.lstsq(columns, wanted, driver="gelsd")
+    is_unique = int(fit.rank) == len(targets)
+    if not is_unique or (columns @ fit.solution - wanted).norm() > allowed:
         return None
-    weights: list[float] = (solution.squeeze(1) * len(targets)).tolist()
+    weights: list[float] = (fit.solution.squeeze(1) * len(targets)).tolist()
     return weights
 
 
@@ -63,7 +66,8 @@ def describe(weights: Sequence[float], sizes: Sequence[int], rank: int) -> str:
         return ""
     if _near(weights, [count] * count):
         return "the sum over the examples is not divided by their number"
-    if len(filled) > 1 and all(_near(parts[r], [0.0] * sizes[r]) for r in filled if r != rank):
+    is_alone = all(_near(parts[r], [0.0] * sizes[r]) for r in filled if r != rank)
+    if len(filled) > 1 and is_alone and not _near(parts[rank], [1.0] * sizes[rank]):
         return "the gradient is that of this rank's own part: nothing comes from the other ranks"
     return _of_means(parts, sizes) or _of_parts(parts, sizes)
 
@@ -74,14 +78,17 @@ def _of_means(parts: Sequence[Sequence[float]], sizes: Sequence[int]) -> str:
     means = [[count / max(size, 1)] * size for size in sizes]
     filled = [size for size in sizes if size]
     if _all_near(parts, means) and len(sizes) > 1:
-        return "the means of the ranks' parts are added, and not averaged"
+        return (
+            "the means of the ranks' parts are added, or their sum is divided by the examples of"
+            f" one part: divide the sum by {count}, the number of examples of the batch"
+        )
     for divisor in {len(sizes), len(filled)}:
         scaled = [[weight / divisor for weight in part] for part in means]
         if _all_near(parts, scaled):
             return (
                 "the mean of each rank's part counts the same, though the parts have"
-                f" {_listed(sizes)} examples: add up sums, and divide once by the {count} examples"
-                " of the batch"
+                f" {_listed(sizes)} examples: add up sums, and divide once by {count}, the number"
+                " of examples of the batch"
             )
     return ""
 

@@ -101,6 +101,7 @@ def test_what_the_library_imports_is_asked_for(requirements):
         "torch",
         "torchvision",
         "mpi4py",
+        "cloudpickle",
         "ipyparallel",
         "ipywidgets",
         "numpy",
