@@ -26,3 +26,70 @@ def on_threads(dataset: str, thread_counts: Sequence[int], preset: str) -> list[
         for model, batch in (("mlp", 64), ("mlp", 512), ("cnn", 64))
         for threads in thread_counts
     ]
+
+
+def scaling(
+    dataset: str,
+    ways: Sequence[dict[str, Any]],
+    rank_counts: Sequence[int],
+    steps: dict[str, int],
+    *,
+    global_batch: dict[str, int] | None = None,
+    local_batch: dict[str, int] | None = None,
+) -> list[RunConfig]:
+    """Return each way on each number of ranks, and serial runs for one rank.
+
+    Either the global batch is fixed (strong scaling), or the batch of each rank (weak scaling).
+    """
+    return [
+        RunConfig(
+            dataset=dataset,
+            model=model,
+            num_threads=1,
+            num_steps=steps[model],
+            num_ranks=p,
+            global_batch_size=local_batch[model] * p if local_batch else size,
+            **way,
+            **UNTIL_STOPPED,
+        )
+        for model, size in (local_batch or global_batch or {}).items()
+        for p in rank_counts
+        for way in (ways if p > 1 else [{"strategy": "serial"}])
+    ]
+
+
+def threads_or_ranks(
+    dataset: str, num_cores: int, batches: Sequence[int], preset: str
+) -> list[RunConfig]:
+    """Return runs on one core, on all cores with threads, and on all cores with ranks."""
+    ways: list[dict[str, Any]] = [
+        {"num_threads": 1},
+        {"num_threads": num_cores},
+        {"strategy": "gradient_averaging", "num_ranks": num_cores, "num_threads": 1},
+    ]
+    num_steps = choose(preset, quick=40, full=100)
+    return [
+        RunConfig(
+            dataset=dataset, num_steps=num_steps, global_batch_size=batch, **way, **UNTIL_STOPPED
+        )
+        for batch in batches
+        for way in ways
+    ]
+
+
+def averaging(parallel: RunConfig, preset: str) -> list[RunConfig]:
+    """Return serial runs, gradient averaging, and weight averaging at two intervals, with seeds."""
+    ways: list[dict[str, Any]] = [
+        {"strategy": "serial", "num_ranks": 1},
+        {},
+        {"strategy": "weight_averaging", "average_every": 10},
+        {"strategy": "weight_averaging"},
+    ]
+    configs = [
+        parallel.replace(**way, seed=seed)
+        for seed in range(choose(preset, quick=2, full=3))
+        for way in ways
+    ]
+    if preset == "full":
+        configs.append(parallel.replace(model="cnn", lr=0.05, global_batch_size=64, num_epochs=5))
+    return configs
