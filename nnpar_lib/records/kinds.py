@@ -314,10 +314,11 @@ class PredictionRecord:
     """The seconds of a step that were predicted for a config before it ran for the first time.
 
     `basis` says from what; None are the seconds of a config for which there is no model.
-    `provenance` has the time.
+    `waiting_seconds` of them are those of waiting for the last rank. `provenance` has the time.
     """
 
     predicted_seconds: float | None
+    waiting_seconds: float
     basis: str
     config: dict[str, Any]
     provenance: dict[str, Any]

@@ -11,7 +11,8 @@ from nnpar_lib.analysis.claims import machines
 from nnpar_lib.analysis.cost import blind, waiting
 from nnpar_lib.records.kinds import Record
 
-BLIND_COLUMNS = ["machine", "strategy", "num_ranks", "median_error", "largest_error", "count"]
+BLIND_COLUMNS = ["machine", "strategy", "num_ranks", "without_waiting", "median_error"]
+BLIND_COLUMNS += ["largest_error", "count"]
 NOT_MEASURED = "Not measured on any machine yet."
 
 
@@ -46,7 +47,8 @@ def blind_table(surveys: Mapping[str, Iterable[Record]]) -> pd.DataFrame:
     for name, table in _predictions(surveys).items():
         for key, group in table.groupby(["strategy", "num_ranks"], sort=True):
             sizes = group["error"].abs()
-            rows.append([name, *key, sizes.median(), sizes.max(), len(group)])
+            without = group["error_without_waiting"].abs().median()
+            rows.append([name, *key, without, sizes.median(), sizes.max(), len(group)])
     return pd.DataFrame(rows, columns=BLIND_COLUMNS)
 
 

@@ -2,12 +2,14 @@
 
 The costs of a block were measured on one core and on all cores at once. On p of P cores they are
 taken to lie between, linearly in p: what cores share (memory, cache, frequency) is shared by more
-of them.
+of them. Ranks that sum gradients also wait for the last of them (`waiting`): how late a rank is, as
+a share of its computing, was measured on two ranks with a batch of no other run.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,7 @@ import pandas as pd
 
 from nnpar_lib.analysis.cost import calibration, cost_model
 from nnpar_lib.analysis.cost.cost_model import Block, Machine, Model, architecture
+from nnpar_lib.analysis.cost.waiting import waiting_seconds
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta
 from nnpar_lib.config import RunConfig
 from nnpar_lib.records.kinds import (
@@ -27,6 +30,8 @@ from nnpar_lib.records.kinds import (
     RunRecord,
 )
 
+TWO_RANKS = "2 ranks"  # the label of the runs that show how late ranks are
+WAITING = ("gradient_averaging", "sharded")
 MODEL = "cost model"
 NO_MODEL = "no model"
 AS_AVERAGING = "as gradient averaging by MPI"
@@ -35,16 +40,22 @@ DIVIDED = "the work of one thread, divided by the threads"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The seconds of a step, None where there is no model, and what they were computed from."""
+    """The seconds of a step, None where there is no model, and what they were computed from.
+
+    `waiting_seconds` are a part of them.
+    """
 
     seconds: float | None
     basis: str
+    waiting_seconds: float = 0.0
 
 
 class Costs:
     """What was measured before any of the runs: blocks, messages and all-reduces."""
 
     def __init__(self, records: Iterable[Record]) -> None:
+        records = list(records)
+        self._runs = [r for r in records if isinstance(r, RunRecord) and r.label == TWO_RANKS]
         kinds = (AllreduceRecord, MessageRecord, ProfileRecord)
         self._records = [record for record in records if isinstance(record, kinds)]
         counts = [r.num_ranks for r in self._records if isinstance(r, ProfileRecord)]
@@ -63,6 +74,15 @@ class Costs:
             return None
         share = (num_busy - 1) / max(1, self._most - 1)
         return _between(ends[0], ends[1], min(1.0, share))
+
+    def delay_share(self, model: str) -> float:
+        """Return how late a rank is on average, as a share of its computing; 0 if not measured."""
+        shares = [
+            run.wait_seconds / run.compute_seconds
+            for run in self._runs
+            if run.model == model and run.wait_seconds is not None
+        ]
+        return statistics.median(shares) / waiting_seconds(1.0, 2) if shares else 0.0
 
     def machine(self, num_ranks: int) -> Machine | None:
         """Return the prices of messages and of all-reduces of so many ranks; None without any."""
@@ -93,16 +113,22 @@ def predict(config: RunConfig, costs: Costs) -> Prediction:
         model = _divided(model, num_threads)
         basis = DIVIDED
     try:
-        return Prediction(cost_model.step_seconds(config, model, machine), basis)
+        seconds = cost_model.step_seconds(config, model, machine)
     except ValueError:
         return Prediction(None, NO_MODEL)
+    waiting = 0.0
+    if config.strategy in WAITING:
+        computing = model.passes(config.global_batch_size / config.num_ranks)
+        waiting = waiting_seconds(costs.delay_share(config.model) * computing, config.num_ranks)
+    return Prediction(seconds + waiting, basis, waiting)
 
 
 def errors(records: Iterable[Record]) -> pd.DataFrame:
     """Return predicted and measured milliseconds of a step, one row a config that was predicted.
 
-    The measured ones are medians over repeats; `error` is predicted / measured - 1, and `is_blind`
-    says that the prediction was written before the first of the runs began.
+    The measured ones are medians over repeats; `error` is predicted / measured - 1, and
+    `error_without_waiting` that of the prediction before waiting was added to it. `is_blind` says
+    that the prediction was written before the first of the runs began.
     """
     records = list(records)
     runs: dict[tuple[str, str], list[RunRecord]] = {}
@@ -131,6 +157,9 @@ def _row(prediction: PredictionRecord, runs: Sequence[RunRecord]) -> dict[str, A
         "predicted_ms": None if predicted is None else 1e3 * predicted,
         "measured_ms": 1e3 * measured,
         "error": None if predicted is None else predicted / measured - 1,
+        "error_without_waiting": (
+            None if predicted is None else (predicted - prediction.waiting_seconds) / measured - 1
+        ),
         "num_repeats": len(runs),
         "basis": prediction.basis,
         "is_blind": prediction.provenance["started_at"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnpar_lib.analysis.cost import blind
+from nnpar_lib.analysis.cost.blind import TWO_RANKS
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.spread import STRATEGIES
 from nnpar_lib.experiments import gpu
@@ -92,6 +93,7 @@ def _predict(ranks: Engines, group: Group, out: Path) -> None:
         predictions.append(
             PredictionRecord(
                 predicted_seconds=prediction.seconds,
+                waiting_seconds=prediction.waiting_seconds,
                 basis=prediction.basis,
                 config=config.to_dict(),
                 provenance=origin,
@@ -111,11 +113,15 @@ def _noise(place: Place) -> list[Group]:
 
 
 def _noise_of(place: Place, model: str, size: int) -> Group:
-    """The same run twice, and as many independent runs at once as there are ranks.
+    """The same run twice, two ranks that wait for each other, and independent runs at once.
 
     Independent runs are weight averaging that ends before its first average.
     """
     configs = {ALONE: place.config(model, size), AGAIN: place.config(model, size)}
+    if place.num_cores > 1:
+        configs[TWO_RANKS] = place.config(
+            model, 2 * size, strategy="gradient_averaging", num_ranks=2
+        )
     for count in place.rank_counts[1:]:
         configs[f"{count} at once"] = place.config(
             model,
