@@ -11,7 +11,7 @@ from nnpar_lib.records import store
 from nnpar_lib.records.kinds import MachineRecord, RunRecord
 from tests.conftest import ROOT, run_python
 
-MINUTES = 0.2
+MINUTES = 0.3
 
 
 def command(folder):

@@ -133,7 +133,7 @@ def test_a_survey_in_a_job_is_of_the_nodes_of_the_job(testbed, tmp_path):
         tmp_path,
         *("--nodes=2", "--ntasks-per-node=1"),
         ROOT / "cluster" / "bridges2" / "survey.sbatch",
-        *("--minutes", 0.25, "--run-seconds", 0.02, "--models", "mlp", "--parts", "noise"),
+        *("--minutes", 0.4, "--run-seconds", 0.02, "--models", "mlp", "--parts", "noise"),
     )
     assert states == {"COMPLETED"}, log
     records = store.load(tmp_path / "survey-2-nodes" / "survey.jsonl")

@@ -37,6 +37,8 @@ DDP = "DDP as it comes"
 DDP_TUNED = "DDP, tuned"
 THREADS = "threads"
 RANKS_AND_THREADS = "ranks x threads"
+NEEDED = ["machine", "experiment", "label", "model", "global_batch_size", "num_ranks", "device"]
+NEEDED += ["precision", "strategy", "threads_per_rank", "num_cores", "way", RATE]
 Rows = pd.DataFrame
 
 
@@ -48,7 +50,7 @@ def side_by_side(surveys: Mapping[str, Iterable[Record]]) -> pd.DataFrame:
         if (runs := [record for record in records if _is_result(record)])
     ]
     if not frames:
-        return pd.DataFrame(columns=["machine", "experiment", "label", RATE])
+        return pd.DataFrame(columns=NEEDED).astype({"experiment": str, "num_cores": int})
     frame = pd.concat(frames, ignore_index=True)
     return frame.assign(
         num_cores=frame["num_ranks"] * frame["threads_per_rank"], way=[*map(_way, _rows(frame))]

@@ -207,6 +207,14 @@ def test_noise_is_read_from_the_same_run_twice_and_from_runs_at_once():
     assert finding == {**again, "2 ranks": 0.9, "2 at once": 0.75}
 
 
+def test_a_survey_without_results_has_no_tables():
+    (group,) = groups.groups(TWO, (parts.NOISE,))[:1]
+    pilots = [run_record(c, PILOT + group.experiment, name) for name, c in group.configs.items()]
+    assert machines.text([]) == machines.text(pilots) == ""
+    noise = [run_record(c, group.experiment, name) for name, c in group.configs.items()]
+    assert machines.text(noise) == ""
+
+
 def test_names_say_what_a_machine_is():
     here = machine.describe({})
     assert machine.name_of({**here, "cpu": "AMD EPYC", "num_cores": 2}) == "epyc-2-cores"
