@@ -55,7 +55,7 @@ def blind_table(surveys: Mapping[str, Iterable[Record]]) -> pd.DataFrame:
 def waiting_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return `waiting.extrapolated`, of the machines that have four cores or more."""
     columns = ["machine", "model", "allreduce", "num_ranks", "measured_ms", "predicted_ms"]
-    columns += ["error", "waiting_ms", "error_with_waiting"]
+    columns += ["error", "waited_ms", "waiting_ms", "error_with_waiting"]
     table = waiting.extrapolated(frame) if len(frame) else pd.DataFrame()
     return table if len(table) else pd.DataFrame(columns=columns)
 
@@ -67,7 +67,7 @@ def _cores(frame: pd.DataFrame) -> str:
     shared = table[table["way"] == machines.SHARED]
     last = _largest(shared, "num_cores")
     parts = [f"{row['median']:.0%} on {row['num_cores']} cores of {row['machine']}" for row in last]
-    return f"With the same work for each core, ranks keep {_listed(parts)} of the rate of one core."
+    return f"With the same work for each core, of its rate alone a core keeps {_listed(parts)}."
 
 
 def _threads(frame: pd.DataFrame) -> str:
@@ -75,13 +75,10 @@ def _threads(frame: pd.DataFrame) -> str:
     if table.empty:
         return NOT_MEASURED
     parts = [
-        f"{rows['median'].min():.2f} to {rows['median'].max():.2f} times on {name}"
+        f"{_range(rows, 2)} times the rate of threads on {name}"
         for name, rows in table.groupby("machine")
     ]
-    return (
-        "Depending on the network and the batch, the rate of ranks is that of threads"
-        f" {_listed(parts)}."
-    )
+    return f"Depending on the network and the batch, ranks have {_listed(parts)}."
 
 
 def _ddp(frame: pd.DataFrame) -> str:
@@ -91,9 +88,10 @@ def _ddp(frame: pd.DataFrame) -> str:
         return NOT_MEASURED
     last = _largest(table, "num_ranks")
     parts = [
-        f"{row['median']:.1f} times on {row['num_ranks']} ranks of {row['machine']}" for row in last
+        f"{row['median']:.1f} times the rate of DDP on {row['num_ranks']} ranks of {row['machine']}"
+        for row in last
     ]
-    return f"The rate of gradient averaging through shared memory is that of DDP {_listed(parts)}."
+    return f"Gradient averaging through shared memory has {_listed(parts)}."
 
 
 def _gpus(frame: pd.DataFrame) -> str:
@@ -101,13 +99,10 @@ def _gpus(frame: pd.DataFrame) -> str:
     if table.empty:
         return NOT_MEASURED
     parts = [
-        f"{rows['median'].min():.0f} to {rows['median'].max():.0f} times on {name}"
+        f"{_range(rows, 0)} times the rate of all cores on {name}"
         for name, rows in table.groupby("machine")
     ]
-    return (
-        "Depending on the network and the batch, the rate of one GPU is that of all cores"
-        f" {_listed(parts)}."
-    )
+    return f"Depending on the network and the batch, one GPU has {_listed(parts)}."
 
 
 def _blind(surveys: Mapping[str, Iterable[Record]]) -> str:
@@ -137,9 +132,11 @@ def _waiting(frame: pd.DataFrame) -> str:
         f"from {row['before']:.0%} to {row['with_waiting']:.0%} for {name}"
         for name, row in medians.iterrows()
     ]
+    shared = table[table["allreduce"] == "shared"].sort_values("num_ranks")
+    waits = [f"{row['waited_ms']:.2f} ms on {row['num_ranks']}" for _, row in shared.iterrows()]
     return (
-        "Its steps are too short, the more so the more ranks there are. Computing hardly slows"
-        " down; what grows is the wait for the last rank. With that term the median error goes"
+        "Measured steps are longer, the more so the more ranks there are: those that share memory"
+        f" wait for the last of them {_listed(waits)} ranks. With that term the median error goes"
         f" {_listed(parts)}:"
     )
 
@@ -152,6 +149,11 @@ def _predictions(surveys: Mapping[str, Iterable[Record]]) -> dict[str, pd.DataFr
         if len(table):
             tables[name] = table[table["basis"] == blind.MODEL]
     return tables
+
+
+def _range(rows: pd.DataFrame, digits: int) -> str:
+    """Return the smallest and the largest median, such as "0.6 to 2.3"."""
+    return f"{rows['median'].min():.{digits}f} to {rows['median'].max():.{digits}f}"
 
 
 def _largest(table: pd.DataFrame, column: str) -> list[pd.Series[Any]]:

@@ -250,9 +250,10 @@ def _described(name: str, records: list[Record]) -> str:
     first = records[0].provenance
     threads = machines[-1].description["threads_per_core"] if machines else None
     date = str(first["started_at"])[:10]
+    older = "" if machines else ", incomplete, by commands older than the survey"
     return (
-        f"{name}: {first['num_cores']} cores of an {first['cpu']},"
-        f" {threads or 'an unknown number of'} thread{'' if threads == 1 else 's'} a core, {date}"
+        f"{name}: {first['num_cores']} cores of an {first['cpu']}, {threads or 'unknown'}"
+        f" thread{'' if threads == 1 else 's'} a core, {date}{older}"
     )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 FITTED_RANKS = 2
 MIN_PREDICTED_RANKS = 4
 FITTED_WAY = "shared"
+PARTS = ["communicate_ms", "wait_ms"]
 
 
 def waiting_seconds(mean_delay: float, num_ranks: int) -> float:
@@ -34,7 +35,7 @@ def extrapolated(frame: pd.DataFrame) -> pd.DataFrame:
     for key, group in runs.groupby(["machine", "model"], sort=False):
         delay = _mean_delay(group)
         for way, same in group.groupby("allreduce", sort=False):
-            medians = same.groupby("num_ranks")[["step_ms", "communicate_ms"]].median()
+            medians = same.groupby("num_ranks")[["step_ms", *PARTS]].median()
             if delay is not None and {1, FITTED_RANKS} <= set(medians.index):
                 rows += [
                     {"machine": key[0], "model": key[1], "allreduce": way, **row}
@@ -79,6 +80,7 @@ def _rows(medians: pd.DataFrame, delay: float) -> list[dict[str, Any]]:
                 "measured_ms": measured,
                 "predicted_ms": predicted,
                 "error": predicted / measured - 1,
+                "waited_ms": medians["wait_ms"][num_ranks],
                 "waiting_ms": waiting,
                 "error_with_waiting": (predicted + waiting) / measured - 1,
             }

@@ -122,6 +122,12 @@ def test_predictions_are_written_before_the_first_run_that_they_are_of():
     assert predicted == run - noise
 
 
+def test_no_run_is_offered_before_it_is_predicted():
+    plan = Plan(groups.groups(TWO), run_seconds=1.0)
+    offered = {work.group.part for work in plan.works([], 1)}
+    assert offered == {parts.NOISE, parts.EXCHANGE, parts.BLOCKS}
+
+
 def test_every_group_has_a_few_repeats_before_any_has_more():
     works, records = surveyed(TWO, noisy)
     repeats = [work.repeat for work in works if work.group.measure is None]
