@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.launch.notebook import choose
+from nnpar_lib.schedules import SCHEDULES
 
 UNTIL_STOPPED: dict[str, Any] = {"num_epochs": 1000, "lr": 0.01, "evaluate_every": 0}
 
@@ -92,4 +93,31 @@ def averaging(parallel: RunConfig, preset: str) -> list[RunConfig]:
     ]
     if preset == "full":
         configs.append(parallel.replace(model="cnn", lr=0.05, global_batch_size=64, num_epochs=5))
+    return configs
+
+
+def on_every_schedule(
+    base: Mapping[str, RunConfig], pipeline: Callable[..., RunConfig]
+) -> dict[str, RunConfig]:
+    """Return pipelines of the cnn and the mlp with every schedule, torch's, and serial runs.
+
+    `pipeline(model, schedule, **changes)` makes the config of one. The interleaved schedule needs
+    two stages a rank, for which only the cnn has enough blocks.
+    """
+    num_ranks = pipeline("cnn", "gpipe").num_ranks
+    names = [
+        name
+        for name in SCHEDULES
+        if name != "interleaved" or 2 * num_ranks <= base["cnn"].num_blocks
+    ]
+    configs = {f"cnn, {name}": pipeline("cnn", name) for name in names}
+    for name in names:
+        if name != "interleaved":
+            configs[f"mlp, {name}"] = pipeline("mlp", name, num_steps=40)
+    torch_ = {"strategy": "torch_pipelining", "num_traced_steps": 0}
+    for run in [f"{model}, {name}" for model in base for name in ("gpipe", "1f1b")]:
+        configs[f"{run}, torch"] = configs[run].replace(**torch_)
+    for model, config in base.items():
+        num_steps = configs[f"{model}, 1f1b"].num_steps
+        configs[f"{model}, serial"] = config.replace(num_steps=num_steps)
     return configs
