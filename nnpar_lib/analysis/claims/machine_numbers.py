@@ -64,10 +64,11 @@ def _cores(frame: pd.DataFrame) -> str:
     table = machines.over_cores(frame)
     if table.empty:
         return NOT_MEASURED
-    shared = table[table["way"] == machines.SHARED]
-    last = _largest(shared, "num_cores")
-    parts = [f"{row['median']:.0%} on {row['num_cores']} cores of {row['machine']}" for row in last]
-    return f"With the same work for each core, of its rate alone a core keeps {_listed(parts)}."
+    parts = [
+        f"{row['median']:.0%} of its rate on {row['num_cores']} cores of {row['machine']}"
+        for row in _largest(table[table["way"] == machines.SHARED], "num_cores")
+    ]
+    return f"With the same work for each, a core keeps {_listed(parts)}."
 
 
 def _threads(frame: pd.DataFrame) -> str:

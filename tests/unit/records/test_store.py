@@ -197,6 +197,7 @@ def test_provenance_says_what_made_a_number_without_a_path_of_the_machine():
         "host",
         "cpu",
         "num_cores",
+        "threads_per_core",
         "memory_gib",
         "system",
         "python",
