@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.config.study import StudyConfig
 from nnpar_lib.launch.notebook import choose
 from nnpar_lib.schedules import SCHEDULES
 
@@ -121,3 +122,22 @@ def on_every_schedule(
         num_steps = configs[f"{model}, 1f1b"].num_steps
         configs[f"{model}, serial"] = config.replace(num_steps=num_steps)
     return configs
+
+
+def steps_on_ranks(study: StudyConfig, rank_counts: Sequence[int], preset: str) -> list[RunConfig]:
+    """Return short runs at each batch size of a study, on each number of ranks."""
+    options = {**UNTIL_STOPPED, "lr": 0.001, "dataset": study.dataset, "optimizer": study.optimizer}
+    return [
+        RunConfig(
+            strategy="serial" if p == 1 else "gradient_averaging",
+            num_ranks=p,
+            num_threads=1,
+            global_batch_size=batch,
+            num_steps=choose(
+                preset, quick=max(10, 2_000 // batch), full=max(20, min(2_000, 30_000 // batch))
+            ),
+            **options,
+        )
+        for batch in study.batch_sizes
+        for p in rank_counts
+    ]
