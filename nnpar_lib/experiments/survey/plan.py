@@ -95,13 +95,16 @@ class Plan:
             return None
         if not group.given_steps:
             configs = {
-                label: config.replace(num_steps=self._num_steps(pilots[label][0]))
+                label: config.replace(num_steps=self._num_steps(config, pilots))
                 for label, config in configs.items()
             }
         return _work(group, "", configs, repeat, runs)
 
-    def _num_steps(self, pilot: RunRecord) -> int:
-        seconds = pilot.train_seconds / pilot.num_steps
+    def _num_steps(self, config: RunConfig, pilots: Mapping[str, Sequence[RunRecord]]) -> int:
+        """Return the steps that fill a run; the same for configs that are the same."""
+        wanted = _wanted(config)
+        same = [runs[0] for runs in pilots.values() if _without_steps(runs[0].config) == wanted]
+        seconds = min(run.train_seconds / run.num_steps for run in same)
         return max(2, min(MAX_STEPS, round(self._run_seconds / max(seconds, 1e-6))))
 
 
