@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nnpar_lib.analysis.cost.cost_model import Architecture, Model, architecture, best_balance
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.study import StudyConfig
 from nnpar_lib.launch.notebook import choose
@@ -141,3 +142,51 @@ def steps_on_ranks(study: StudyConfig, rank_counts: Sequence[int], preset: str) 
         for batch in study.batch_sizes
         for p in rank_counts
     ]
+
+
+def every_way(
+    config: RunConfig, models: Mapping[Architecture, Model], rank_counts: Sequence[int]
+) -> dict[str, RunConfig]:
+    """Return a serial config trained in every way on each number of ranks, by name.
+
+    Each pipeline is cut where the profile of its model says; one that has fewer blocks than stages
+    is left out. The baselines are one thread, and all cores with threads.
+    """
+    num_cores = max(rank_counts)
+    configs = {
+        "serial, one thread": config,
+        f"serial, {num_cores} threads": config.replace(num_threads=num_cores),
+    }
+    for p in rank_counts:
+        averaging_ = config.replace(strategy="gradient_averaging", num_ranks=p)
+        configs[f"gradient averaging, {p} ranks"] = averaging_
+        configs[f"gradient averaging by MPI, {p} ranks"] = averaging_.replace(allreduce="mpi")
+        for name in SCHEDULES:
+            if (2 * p if name == "interleaved" else p) <= config.num_blocks:
+                pipeline = config.replace(strategy="pipeline", num_ranks=p, schedule=name)
+                balance = best_balance(pipeline, models[architecture(config)])
+                configs[f"pipeline, {name}, {p} ranks"] = pipeline.replace(balance=balance)
+        configs[f"tensor, {p} ranks"] = config.replace(strategy="tensor", num_ranks=p)
+    return configs
+
+
+def accuracy_of_ways(
+    networks: Mapping[str, RunConfig],
+    ways: Callable[[RunConfig], Mapping[str, RunConfig]],
+    chosen: Sequence[str],
+    preset: str,
+) -> list[tuple[str, RunConfig]]:
+    """Return whole trainings of networks in chosen ways and by weight averaging, with labels.
+
+    The mlp is trained with several seeds in the full preset.
+    """
+    plan = []
+    for name, config in networks.items():
+        for seed in range(choose(preset, quick=1, full=3) if name == "mlp" else 1):
+            seeded = ways(config)
+            labelled = {way: seeded[way] for way in chosen}
+            num_ranks = max(run.num_ranks for run in labelled.values())
+            label = f"weight averaging, {num_ranks} ranks"
+            labelled[label] = config.replace(strategy="weight_averaging", num_ranks=num_ranks)
+            plan += [(way, run.replace(seed=seed)) for way, run in labelled.items()]
+    return plan
