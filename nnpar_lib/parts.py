@@ -7,6 +7,7 @@ same stages.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 LAYERS = "layers"
@@ -64,3 +65,14 @@ def stage_bounds(
 
 def _slices(bounds: Sequence[int]) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+
+
+def segments(num_blocks: int, num_segments: int = 0) -> list[slice]:
+    """Return consecutive parts of a list of blocks whose activations are computed again.
+
+    By default, 0, there are as many as the square root of the number of blocks. With n equal
+    blocks of a layer, the inputs of sqrt(n) parts and the activations of one are then kept at a
+    time, which is the least that parts of one size can need (Chen et al. 2016, section 4.1).
+    """
+    count = min(num_blocks, num_segments or round(math.sqrt(num_blocks)))
+    return [part(num_blocks, count, index) for index in range(count)]

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FORWARD = "forward"
-BACKWARD = "backward"
+BACKWARD = "backward"  # all of it, or the gradients of the inputs where a schedule splits it
+WEIGHT_GRADIENTS = "weight gradients"  # the other part of a split backward pass
 SEND_ACTIVATION = "send activation"
 RECEIVE_ACTIVATION = "receive activation"
 SEND_GRADIENT = "send gradient"
 RECEIVE_GRADIENT = "receive gradient"
 COMPUTATIONS = (FORWARD, BACKWARD)
-SCHEDULES = ("sequential", "gpipe", "1f1b", "interleaved")
+PASSES = (*COMPUTATIONS, WEIGHT_GRADIENTS)
+SCHEDULES = ("sequential", "gpipe", "1f1b", "interleaved", "zero_bubble")
+SPLITTING = ("zero_bubble",)  # schedules whose backward passes come in two parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +79,16 @@ def computations(schedule: str, pipeline: Pipeline, rank: int) -> Iterator[Instr
     `sequential` takes one micro-batch through all stages and back before the next one enters, so
     one stage works at a time. `gpipe` (Huang et al. 2019) does all forward passes, then all
     backward passes. `1f1b` (Narayanan et al. 2019) starts each backward pass as early as possible.
-    `interleaved` (Narayanan et al. 2021) does the same with several chunks a rank.
+    `interleaved` (Narayanan et al. 2021) does the same with several chunks a rank. `zero_bubble`
+    (ZB-H1 of Qi et al. 2023) splits each backward pass: the gradients of the inputs come first,
+    and those of the weights fill the time in which 1F1B waits.
     """
     if schedule == "sequential":
         return _sequential(pipeline, rank)
     if schedule == "gpipe":
         return _gpipe(pipeline, rank)
+    if schedule == "zero_bubble":
+        return _zero_bubble(pipeline, rank)
     return _one_forward_one_backward(pipeline, rank)
 
 
@@ -128,6 +135,30 @@ def _one_forward_one_backward(pipeline: Pipeline, rank: int) -> Iterator[Instruc
             yield instruction
 
 
+def _zero_bubble(pipeline: Pipeline, rank: int) -> Iterator[Instruction]:
+    """1F1B, whose backward passes B compute the gradients of inputs; those of weights, W, follow.
+
+    Rank r begins with its weights after r + 1 passes B, and does what is left at the end. The
+    clock table of 3 ranks and 4 micro-batches::
+
+        rank 0 | F0 F1 F2 .  .  B0 W0 F3 B1 W1 B2 W2 B3 W3
+        rank 1 | .  F0 F1 .  B0 F2 B1 W0 F3 B2 W1 B3 W2 W3
+        rank 2 | .  .  F0 B0 F1 B1 F2 B2 W0 F3 B3 W1 W2 W3
+
+    A micro-batch's activations, and the gradients that its W needs, stay until its W. So each rank
+    holds up to as many micro-batches as there are ranks, which 1F1B does on the first rank alone.
+    With free messages the bubble is (p - 1) (F + B - W) seconds, that of 1F1B (p - 1) (F + B + W).
+    """
+    waiting: deque[Instruction] = deque()
+    for computation in _one_forward_one_backward(pipeline, rank):
+        yield computation
+        if computation.action == BACKWARD:
+            waiting.append(replace(computation, action=WEIGHT_GRADIENTS))
+            if len(waiting) > rank:
+                yield waiting.popleft()
+    yield from waiting
+
+
 def _in_groups(pipeline: Pipeline, rank: int, action: str) -> list[Instruction]:
     """Return the passes of a rank in one direction, in full groups of micro-batches."""
     size = pipeline.num_ranks
@@ -152,6 +183,8 @@ def _receive(computation: Instruction, pipeline: Pipeline) -> Iterator[Instructi
 
 
 def _send(computation: Instruction, pipeline: Pipeline) -> Iterator[Instruction]:
+    if computation.action == WEIGHT_GRADIENTS:
+        return
     target = computation.stage + (1 if computation.action == FORWARD else -1)
     if 0 <= target < pipeline.num_stages and pipeline.num_ranks > 1:
         action = SEND_ACTIVATION if computation.action == FORWARD else SEND_GRADIENT
@@ -160,16 +193,20 @@ def _send(computation: Instruction, pipeline: Pipeline) -> Iterator[Instruction]
 
 def source_of(computation: Instruction, pipeline: Pipeline) -> int | None:
     """Return the stage whose message a computation waits for, None where it needs none."""
+    if computation.action == WEIGHT_GRADIENTS:
+        return None
     source = computation.stage + (-1 if computation.action == FORWARD else 1)
     return source if 0 <= source < pipeline.num_stages and pipeline.num_ranks > 1 else None
 
 
 def peak_live_microbatches(schedule: str, pipeline: Pipeline, rank: int) -> int:
-    """Return the largest number of forward passes of a rank that await their backward pass."""
+    """Return the largest number of forward passes of a rank that await the end of their backward
+    pass."""
+    last = WEIGHT_GRADIENTS if schedule in SPLITTING else BACKWARD
     live = 0
     peak = 0
     for computation in computations(schedule, pipeline, rank):
-        live += 1 if computation.action == FORWARD else -1
+        live += (computation.action == FORWARD) - (computation.action == last)
         peak = max(peak, live)
     return peak
 
@@ -254,6 +291,8 @@ def _inputs(computation: Instruction, pipeline: Pipeline) -> list[Instruction]:
     microbatch = computation.microbatch
     if computation.action == FORWARD:
         return [Instruction(FORWARD, stage - 1, microbatch)] if stage else []
+    if computation.action == WEIGHT_GRADIENTS:
+        return [Instruction(BACKWARD, stage, microbatch)]
     needed = [Instruction(FORWARD, stage, microbatch)]
     if stage + 1 < pipeline.num_stages:
         needed.append(Instruction(BACKWARD, stage + 1, microbatch))
@@ -269,8 +308,8 @@ def bubble_fraction(events: Sequence[Event], num_ranks: int) -> float:
 def clock_table(schedule: str, pipeline: Pipeline) -> str:
     """Return the schedule as text, a line a rank and a column a tick, each pass one tick long.
 
-    F2 is the forward pass of micro-batch 2, B2 its backward pass; a letter after it names the
-    chunk.
+    F2 is the forward pass of micro-batch 2, B2 its backward pass, W2 the part of it for weights
+    where the schedule splits it; a letter after the number names the chunk.
     """
     events = simulate(schedule, pipeline, lambda _: 1.0)
     num_ticks = round(max(event.end for event in events))

@@ -13,6 +13,8 @@ PRECISIONS = ("float32", "bf16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 CONVOLUTIONS = ("torch", "im2col")
 WITH_CONVOLUTIONS = ("cnn", "resnet18")
+# Strategies that may throw activations away and compute them again.
+RECOMPUTING = ("serial", "gradient_averaging", "pipeline", "hybrid")
 # Strategies that may compute a batch in micro-batches and add up their gradients.
 ACCUMULATING = ("serial", "gradient_averaging", "weight_averaging", "tensor")
 
@@ -80,6 +82,13 @@ class Computing(Section):
         read_by={"strategy": ACCUMULATING},
         minimum=0,
         changes_numbers=True,
+    )
+    recompute: bool = option(
+        False,
+        "throw activations away and compute them again in the backward pass, which needs less "
+        "memory and more time",
+        role=METHOD,
+        read_by={"strategy": RECOMPUTING},
     )
     tune: bool = option(
         False,

@@ -10,6 +10,7 @@ from nnpar_lib.config.sections import OPTIONS, Sections, native_values, readers
 from nnpar_lib.config.spread import BACKEND_DEVICES, OF_TORCH_DISTRIBUTED, PIPELINES
 from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES
 from nnpar_lib.parts import BALANCES
+from nnpar_lib.schedules import SPLITTING
 
 
 def check(config: Sections) -> None:
@@ -24,6 +25,8 @@ def check(config: Sections) -> None:
         _check_pipeline(config)
     if config.microbatch_size or config.tune:
         _check_accumulation(config)
+    if config.recompute:
+        _check_recomputation(config)
     if config.strategy == "tensor":
         _check_tensor(config)
     if config.model == "resnet18":
@@ -128,6 +131,24 @@ def _check_accumulation(config: Sections) -> None:
         )
 
 
+def _check_recomputation(config: Sections) -> None:
+    """Refuse to compute again what a record or a split backward pass has to keep."""
+    if not config.reads("recompute"):
+        raise ValueError(
+            f"recompute is not offered by strategy {config.strategy!r}; choose from"
+            f" {', '.join(readers('recompute'))}"
+        )
+    if config.record:
+        raise ValueError(
+            "recompute does not go with record, whose steps keep their memory anyway; leave one out"
+        )
+    if config.strategy in PIPELINES and config.schedule in SPLITTING:
+        raise ValueError(
+            f"recompute does not go with schedule={config.schedule!r}: both parts of its backward"
+            " passes would compute the activations again; use schedule='1f1b'"
+        )
+
+
 def _check_batch_norm(config: Sections) -> None:
     """Refuse parts of a batch that are too small for a variance.
 
@@ -158,6 +179,11 @@ def _check_batch_norm(config: Sections) -> None:
 def _check_pipeline(config: Sections) -> None:
     """Refuse more stages than blocks, and more micro-batches than examples."""
     pipeline = config.pipeline
+    if config.schedule in SPLITTING and pipeline.num_ranks == 1:
+        raise ValueError(
+            f"schedule={config.schedule!r} fills the time in which a rank waits for others, and a"
+            " pipeline of one rank has none; take at least 2 ranks a pipeline, or schedule='1f1b'"
+        )
     if pipeline.num_stages > config.num_blocks:
         raise ValueError(
             f"{pipeline.num_stages} stages are more than the {config.num_blocks} blocks of this "
@@ -213,7 +239,8 @@ def _check_torch_pipelining(config: Sections) -> None:
             " at least as many, schedule='gpipe', or the strategy pipeline"
         )
     num_rounds = max(1, config.num_microbatches // config.num_stage_ranks)
-    if config.schedule == "interleaved" and config.num_microbatches % num_rounds:
+    in_rounds = config.schedule in ("interleaved", "zero_bubble")
+    if in_rounds and config.num_microbatches % num_rounds:
         raise ValueError(
             f"num_microbatches={config.num_microbatches} cannot be interleaved by torch_pipelining;"
             f" take a multiple of num_ranks={config.num_ranks}, or the strategy pipeline"

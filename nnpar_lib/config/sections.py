@@ -25,6 +25,18 @@ OPTIONS: dict[str, Option] = {
 class Sections(Network, Training, Spread, Computing, Keeping):
     """All options. Each section has checked itself; `config.rules` checks them together."""
 
+    @property
+    def num_recomputed_parts(self) -> int:
+        """Parts of a rank's blocks that recompute their activations one after the other.
+
+        0 means the square root of the number of blocks, see `parts.segments`. A residual block
+        keeps several tensors, so that it is a part of its own. A stage of single layers is one
+        part: of each live micro-batch it keeps its input alone (GPipe, Huang et al. 2019).
+        """
+        if self.model == "resnet18" or self.strategy == "hybrid":
+            return self.num_blocks
+        return 1 if self.strategy == "pipeline" else 0
+
     def reads(self, name: str) -> bool:
         """Return whether an option has an effect on this run."""
         return self.unread_because_of(name) is None

@@ -115,7 +115,7 @@ class Spread(Section):
         4,
         "micro-batches that a pipeline cuts a batch into",
         role=METHOD,
-        read_by={"strategy": PIPELINES, "schedule": ("gpipe", "1f1b", "interleaved")},
+        read_by={"strategy": PIPELINES, "schedule": SCHEDULES[1:]},
         minimum=1,
     )
     num_chunks: int = option(

@@ -9,13 +9,15 @@ from time import perf_counter
 LOAD = "load"  # select a batch and normalise it
 FORWARD = "forward"
 BACKWARD = "backward"
+WEIGHT_GRADIENTS = "weight gradients"  # the second part of a backward pass that is split
 UPDATE = "update"  # the optimizer's step
 COMMUNICATE = "communicate"  # a collective exchange
 SEND = "send"
 RECEIVE = "receive"
 WAIT = "wait"  # for other ranks: at a barrier, or for the message of another stage
 OTHER = "other"
-ACTIVITIES = (LOAD, FORWARD, BACKWARD, UPDATE, COMMUNICATE, SEND, RECEIVE, WAIT, OTHER)
+PASSES = (FORWARD, BACKWARD, WEIGHT_GRADIENTS)
+ACTIVITIES = (LOAD, *PASSES, UPDATE, COMMUNICATE, SEND, RECEIVE, WAIT, OTHER)
 Event = tuple[str, int, int, float, float]
 
 

@@ -52,6 +52,12 @@ def cases() -> dict[str, tuple[RunConfig, int, int, bool]]:
     pipelines = {"strategy": "hybrid", "pipeline_size": 2}
     return {
         "synchronised": (RunConfig(strategy="gradient_averaging", **COMMON), 4, 1, True),
+        "synchronised, recomputed": (
+            RunConfig(strategy="gradient_averaging", recompute=True, **COMMON),
+            4,
+            1,
+            True,
+        ),
         "local": (
             RunConfig(strategy="gradient_averaging", batch_norm="local", **COMMON),
             4,
@@ -70,6 +76,18 @@ def cases() -> dict[str, tuple[RunConfig, int, int, bool]]:
             1,
             False,
         ),
+        "pipeline, recomputed": (
+            RunConfig(strategy="pipeline", recompute=True, **COMMON),
+            1,
+            NUM_MICROBATCHES,
+            False,
+        ),
+        "pipeline, zero bubble": (
+            RunConfig(strategy="pipeline", schedule="zero_bubble", **COMMON),
+            1,
+            NUM_MICROBATCHES,
+            False,
+        ),
         "pipeline": (RunConfig(strategy="pipeline", **COMMON), 1, NUM_MICROBATCHES, False),
         "torch's pipeline": (
             RunConfig(
@@ -81,6 +99,18 @@ def cases() -> dict[str, tuple[RunConfig, int, int, bool]]:
             False,
         ),
         "synchronised pipelines": (RunConfig(**pipelines, **COMMON), 2, NUM_MICROBATCHES, True),
+        "synchronised pipelines, zero bubble": (
+            RunConfig(schedule="zero_bubble", **pipelines, **COMMON),
+            2,
+            NUM_MICROBATCHES,
+            True,
+        ),
+        "synchronised pipelines, recomputed": (
+            RunConfig(recompute=True, **pipelines, **COMMON),
+            2,
+            NUM_MICROBATCHES,
+            True,
+        ),
         "local pipelines": (
             RunConfig(batch_norm="local", **pipelines, **COMMON),
             2,

@@ -32,6 +32,10 @@ RESNET = (
     ("torch_ddp", "shared", "im2col"),
 )
 BACKEND = {"cpu": "gloo", "cuda": "nccl"}[DEVICE]
+RECOMPUTED = (
+    ("cnn", {"allreduce": "shared", "global_batch_size": 71}),
+    ("resnet18", {"allreduce": "overlapped"}),  # statistics are exchanged again
+)
 RECORDED = (
     ("shared", "momentum", {}),
     ("mpi", "adam", {"allreduce": "mpi"}),
@@ -107,6 +111,10 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
     for model, dtype in (("mlp", "float32"), ("cnn", "float64")):
         configs[f"{BACKEND}-{model}-{dtype}"] = _config(
             num_ranks, "gradient_averaging", model, "momentum", dtype, allreduce=BACKEND
+        )
+    for model, how in RECOMPUTED:
+        configs[f"recomputed-{model}-float64"] = _config(
+            num_ranks, "gradient_averaging", model, "momentum", "float64", **how, recompute=True
         )
     for name, optimizer, how in RECORDED:  # a rate that falls would lie on the device in float32
         configs[f"recorded-{name}-{optimizer}-float64"] = _config(

@@ -9,7 +9,7 @@ import json
 import torch
 
 from nnpar_lib.config import RunConfig, rules
-from nnpar_lib.schedules import SCHEDULES
+from nnpar_lib.schedules import SCHEDULES, SPLITTING
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.tasks.equality import difference_from_serial
 from nnpar_lib.trainers.tasks.runs import abort_all_on_error
@@ -32,6 +32,7 @@ COMMON = {
 RESNET = {
     "pipeline": {},
     "pipeline-interleaved": {"schedule": "interleaved", "convolution": "im2col"},
+    "pipeline-zero_bubble": {"schedule": "zero_bubble", "convolution": "im2col"},
     "tensor": {"convolution": "im2col", "memory_format": "channels_last"},
     "hybrid": {"pipeline_size": 1},
 }  # in one micro-batch: each normalises with statistics of its own
@@ -44,17 +45,25 @@ EACH_KIND = (
 CUTS = {1: "layers", 2: "2", 3: "1,7", 4: "3,4,8"}
 
 
+def offered(num_ranks: int) -> list[str]:
+    """Return the schedules of a pipeline of so many ranks."""
+    return [name for name in SCHEDULES if num_ranks > 1 or name not in SPLITTING]
+
+
 def cases(num_ranks: int) -> dict[str, RunConfig]:
     """Return the parallel runs, by name, that must end where a serial run does."""
     configs = {}
     for model, dtype in itertools.product(SMALL, ("float32", "float64")):
         common = {**COMMON, **SMALL[model], "model": model, "dtype": dtype, "num_ranks": num_ranks}
-        for schedule in SCHEDULES:
+        for schedule in offered(num_ranks):
             configs[f"pipeline-{schedule}-{model}-{dtype}"] = RunConfig(
                 strategy="pipeline", schedule=schedule, **common
             )
         configs[f"cuts-{model}-{dtype}"] = RunConfig(
             strategy="pipeline", balance=CUTS[num_ranks], **common
+        )
+        configs[f"recomputed-{model}-{dtype}"] = RunConfig(
+            strategy="pipeline", recompute=True, **common
         )
         configs[f"empty-microbatches-{model}-{dtype}"] = RunConfig(
             strategy="pipeline", **{**common, "global_batch_size": 71}
@@ -64,12 +73,18 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
             configs[f"hybrid-{size}-{model}-{dtype}"] = RunConfig(
                 strategy="hybrid", pipeline_size=size, **common
             )
+        if num_ranks % 2 == 0:
+            configs[f"hybrid-zero_bubble-{model}-{dtype}"] = RunConfig(
+                strategy="hybrid", pipeline_size=2, schedule="zero_bubble", **common
+            )
         even = {**common, "global_batch_size": 60, "num_microbatches": 4}
-        for schedule in ("gpipe", "1f1b", "interleaved"):
+        for schedule in offered(num_ranks)[1:]:
             configs[f"torch_pipelining-{schedule}-{model}-{dtype}"] = RunConfig(
                 strategy="torch_pipelining", schedule=schedule, **{**even, "num_steps": 100}
             )
     for strategy, more in RESNET.items():
+        if more.get("schedule", "1f1b") not in offered(num_ranks):
+            continue
         configs[f"{strategy}-resnet18-float64"] = RunConfig(
             strategy=strategy.split("-")[0],
             num_ranks=num_ranks,

@@ -85,6 +85,7 @@ NUMBERS = {
     "microbatch_size": st.integers(0, 40),
     "ddp_tuned": st.booleans(),
     "record": st.booleans(),
+    "recompute": st.booleans(),
 }
 CHOICES = {
     name: st.sampled_from([choice for choice in option.choices if choice != "nccl"])

@@ -66,6 +66,12 @@ BROKEN_OFF = {
     "idle-root": {"strategy": "root_worker", "num_ranks": 3, "shard_data": False},
     "pipeline": {"strategy": "pipeline", "num_ranks": 4, "optimizer": "adam"},
     "interleaved": {"strategy": "pipeline", "num_ranks": 2, "schedule": "interleaved"},
+    "zero-bubble": {
+        "strategy": "hybrid",
+        "num_ranks": 4,
+        "pipeline_size": 2,
+        "schedule": "zero_bubble",
+    },
     "tensor": {"strategy": "tensor", "num_ranks": 3},
     "tensor-cnn": {"strategy": "tensor", "num_ranks": 3, **CNN},
     "hybrid-cnn": {"strategy": "hybrid", "num_ranks": 4, "pipeline_size": 2, **CNN},
@@ -84,6 +90,7 @@ BROKEN_OFF = {
 CHANGES = (  # a leg each, three steps long
     {"strategy": "pipeline", "num_ranks": 4},
     {"strategy": "gradient_averaging", "num_ranks": 2},
+    {"strategy": "pipeline", "num_ranks": 2, "schedule": "zero_bubble"},
     {"strategy": "tensor", "num_ranks": 3},
     {"strategy": "hybrid", "num_ranks": 4, "pipeline_size": 2},
     {"strategy": "torch_ddp", "num_ranks": 2},

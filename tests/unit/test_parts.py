@@ -31,3 +31,11 @@ def test_a_partition_has_no_empty_part_and_the_smallest_maximum():
     assert parts.partition([1.0, 1.0, 1.0], 3) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert parts.partition([1.0, 2.0, 3.0, 4.0], 2) == [slice(0, 3), slice(3, 4)]
     assert parts.partition([5.0, 1.0, 1.0], 3) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+
+
+def test_segments_cover_the_blocks_and_are_about_as_many_as_their_square_root():
+    for num_blocks in range(1, 30):
+        cut = parts.segments(num_blocks)
+        assert [i for piece in cut for i in range(num_blocks)[piece]] == list(range(num_blocks))
+        assert abs(len(cut) ** 2 - num_blocks) <= len(cut)
+    assert parts.segments(5, 1) == [slice(0, 5)]

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnpar_lib import schedules
-from nnpar_lib.schedules import BACKWARD, FORWARD, SCHEDULES, Instruction, Pipeline
+from nnpar_lib.schedules import (
+    BACKWARD,
+    FORWARD,
+    PASSES,
+    SCHEDULES,
+    SPLITTING,
+    WEIGHT_GRADIENTS,
+    Instruction,
+    Pipeline,
+)
 
 PIPELINES = st.builds(
     Pipeline,
@@ -18,6 +27,10 @@ PIPELINES = st.builds(
     num_chunks=st.integers(1, 4),
 )
 NAMES = st.sampled_from(SCHEDULES)
+
+
+def actions(name):
+    return (FORWARD, BACKWARD, *([WEIGHT_GRADIENTS] if name in SPLITTING else []))
 
 
 def everything(name, pipeline):
@@ -32,7 +45,7 @@ def test_every_pass_happens_once_on_its_rank_and_in_order(name, pipeline):
         order = list(schedules.computations(name, pipeline, rank))
         wanted = {
             Instruction(action, stage, microbatch)
-            for action in (FORWARD, BACKWARD)
+            for action in actions(name)
             for stage in pipeline.stages_of(rank)
             for microbatch in range(pipeline.num_microbatches)
         }
@@ -40,6 +53,21 @@ def test_every_pass_happens_once_on_its_rank_and_in_order(name, pipeline):
         for done, one in enumerate(order):
             if one.action == BACKWARD:
                 assert Instruction(FORWARD, one.stage, one.microbatch) in order[:done]
+            if one.action == WEIGHT_GRADIENTS:
+                assert Instruction(BACKWARD, one.stage, one.microbatch) in order[:done]
+
+
+@given(NAMES, PIPELINES)
+def test_gradients_of_a_stage_are_summed_in_the_order_of_the_micro_batches(name, pipeline):
+    for rank in range(pipeline.num_ranks):
+        order = list(schedules.computations(name, pipeline, rank))
+        for stage in pipeline.stages_of(rank):
+            for action in actions(name):
+                assert [
+                    computation.microbatch
+                    for computation in order
+                    if (computation.stage, computation.action) == (stage, action)
+                ] == list(range(pipeline.num_microbatches))
 
 
 @given(NAMES, PIPELINES)
@@ -89,6 +117,8 @@ def run_with_synchronous_sends(orders, pipeline):
                 elif one.action.startswith("send"):
                     target = one.stage + (1 if kind == "activation" else -1)
                     sent.add((kind, target, one.microbatch))
+                elif one.action == WEIGHT_GRADIENTS:
+                    live.remove(("for weights", one.stage, one.microbatch))
                 else:
                     if schedules.source_of(one, pipeline) is not None and not (
                         key in posted and key in sent
@@ -99,6 +129,8 @@ def run_with_synchronous_sends(orders, pipeline):
                         "a buffer is reused while it is live"
                     )
                     live ^= {activation}
+                    if one.action == BACKWARD and WEIGHT_GRADIENTS in {i.action for i in order}:
+                        live.add(("for weights", one.stage, one.microbatch))
                 position[rank] += 1
                 moved = True
     finished = all(at == len(order) for at, order in zip(position, orders, strict=True))
@@ -129,6 +161,37 @@ def test_1f1b_never_holds_more_live_micro_batches_than_stages(num_ranks, num_mic
         assert schedules.peak_live_microbatches("sequential", pipeline, rank) == 1
 
 
+@given(st.integers(1, 6), st.integers(1, 13))
+def test_zero_bubble_never_holds_more_than_1f1b_on_its_first_rank(num_ranks, num_microbatches):
+    pipeline = Pipeline(num_ranks, num_microbatches)
+    most = schedules.peak_live_microbatches("1f1b", pipeline, 0)
+    for rank in range(num_ranks):
+        held = schedules.peak_live_microbatches("zero_bubble", pipeline, rank)
+        assert held == most == min(num_ranks, num_microbatches)
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(1, 13),
+    st.floats(0.1, 10),
+    st.floats(0.1, 10),
+    st.floats(0.1, 10),
+)
+def test_equal_stages_leave_the_bubble_of_zero_bubbles_paper(
+    num_ranks, num_microbatches, forward, backward, weights
+):
+    pipeline = Pipeline(num_ranks, num_microbatches)
+    seconds = {FORWARD: forward, BACKWARD: backward, WEIGHT_GRADIENTS: weights}
+    split = schedules.simulate("zero_bubble", pipeline, lambda one: seconds[one.action])
+    seconds[BACKWARD] += weights
+    whole = schedules.simulate("1f1b", pipeline, lambda one: seconds[one.action])
+    span = max(event.end for event in split)
+    assert span <= max(event.end for event in whole) + 1e-9
+    if weights <= min(forward, backward) and num_microbatches >= num_ranks:
+        busy = num_microbatches * (forward + backward + weights)
+        assert span == pytest.approx(busy + (num_ranks - 1) * (forward + backward - weights))
+
+
 @given(
     st.sampled_from(("gpipe", "1f1b")),
     st.integers(1, 6),
@@ -154,6 +217,9 @@ def test_the_simulation_respects_what_depends_on_what(name, pipeline, message):
         Instruction(event.action, event.stage, event.microbatch): event.end for event in events
     }
     for event in events:
+        if event.action == WEIGHT_GRADIENTS:
+            assert event.start >= ended[Instruction(BACKWARD, event.stage, event.microbatch)]
+            continue
         step = -1 if event.action == FORWARD else 1
         source = Instruction(event.action, event.stage + step, event.microbatch)
         if source in ended:
@@ -186,6 +252,14 @@ def test_the_clock_table_reads_like_the_schedule():
     ]
 
 
+def test_the_clock_table_of_zero_bubble_is_that_of_its_docstring():
+    assert schedules.clock_table("zero_bubble", Pipeline(3, 4)).splitlines() == [
+        "rank 0 | F0 F1 F2 .  .  B0 W0 F3 B1 W1 B2 W2 B3 W3",
+        "rank 1 | .  F0 F1 .  B0 F2 B1 W0 F3 B2 W1 B3 W2 W3",
+        "rank 2 | .  .  F0 B0 F1 B1 F2 B2 W0 F3 B3 W1 W2 W3",
+    ]
+
+
 def test_the_clock_table_names_chunks_by_letters():
     assert schedules.clock_table("interleaved", Pipeline(2, 2, 2)).splitlines() == [
         "rank 0 | F0a F1a F0b F1b .   B0b .   B1b B0a B1a",
@@ -197,7 +271,7 @@ def test_the_clock_table_names_chunks_by_letters():
 @given(NAMES, PIPELINES)
 def test_what_is_executed_is_the_order_of_the_schedule(name, pipeline):
     for rank, order in enumerate(everything(name, pipeline)):
-        passes = [instruction for instruction in order if instruction.action in (FORWARD, BACKWARD)]
+        passes = [instruction for instruction in order if instruction.action in PASSES]
         assert passes == list(schedules.computations(name, pipeline, rank))
 
 

@@ -111,6 +111,8 @@ def _data_parallel(config: RunConfig, model: Model, machine: Machine) -> float:
     """
     num_examples = -(-config.global_batch_size // config.num_ranks)
     seconds = model.load.seconds(num_examples) + model.passes(num_examples)
+    if config.recompute:
+        seconds += sum(block.seconds(FORWARD, num_examples) for block in model.blocks)
     shared = config.strategy == "gradient_averaging" and config.allreduce == "shared"
     seconds += model.update.seconds(model.parameter_bytes / (config.num_ranks if shared else 1))
     if config.strategy == "gradient_averaging":
@@ -170,9 +172,14 @@ def simulate(config: RunConfig, model: Model, machine: Machine) -> list[Event]:
     size = config.global_batch_size / num_copies / pipeline.num_microbatches
 
     def seconds(instruction: Instruction) -> float:
+        blocks = range(len(model.blocks))[bounds[instruction.stage]]
+        if config.schedule in schedules.SPLITTING:
+            return sum(_part_seconds(model, block, instruction.action, size) for block in blocks)
+        actions = [instruction.action]
+        if config.recompute and instruction.action == schedules.BACKWARD:
+            actions.append(FORWARD)
         return sum(
-            block.seconds(instruction.action, size)
-            for block in model.blocks[bounds[instruction.stage]]
+            model.blocks[block].seconds(action, size) for block in blocks for action in actions
         )
 
     def arrival(instruction: Instruction) -> float:
@@ -182,6 +189,21 @@ def simulate(config: RunConfig, model: Model, machine: Machine) -> list[Event]:
         return machine.message.seconds(size * model.blocks[boundary].output_bytes_per_example)
 
     return schedules.simulate(config.schedule, pipeline, seconds, arrival)
+
+
+def _part_seconds(model: Model, block: int, action: str, num_examples: float) -> float:
+    """Return the seconds of a block in a pass of a schedule that splits backward passes.
+
+    The gradients of its inputs and those of its weights are as many operations, so each part is
+    taken to be half of the backward pass; nobody needs the gradient of the first block's inputs.
+    """
+    cost = model.blocks[block]
+    if action == FORWARD:
+        return cost.seconds(FORWARD, num_examples)
+    share_of_weights = 0.5 if block else 1.0
+    is_second = action == schedules.WEIGHT_GRADIENTS
+    share = share_of_weights if is_second else 1 - share_of_weights
+    return share * cost.seconds(schedules.BACKWARD, num_examples)
 
 
 def stage_bounds(config: RunConfig, model: Model) -> list[slice]:
@@ -214,6 +236,27 @@ def bytes_of_ranks(model: Model, bounds: Sequence[slice], pipeline: Pipeline) ->
         sum(stages[stage] for stage in pipeline.stages_of(rank))
         for rank in range(pipeline.num_ranks)
     ]
+
+
+def activation_bytes(
+    config: RunConfig, model: Model, blocks: slice, num_examples: float, num_live: int = 1
+) -> float:
+    """Return the most bytes of activations that consecutive blocks keep at a time.
+
+    Each block is taken to keep its output, for each of so many live micro-batches. Where they are
+    recomputed, blocks keep the inputs of their segments, and the outputs inside one segment of one
+    micro-batch. Images are not counted.
+    """
+    outputs = [block.output_bytes_per_example for block in model.blocks]
+    if not config.recompute:
+        return num_live * num_examples * sum(outputs[blocks])
+    inside = outputs[blocks]
+    entering = outputs[blocks.start - 1] if blocks.start else 0
+    most = kept = 0
+    for segment in parts.segments(len(inside), config.num_recomputed_parts):
+        most = max(most, kept + sum(inside[segment]))
+        kept += inside[segment.stop - 1]
+    return num_examples * (num_live * entering + most)
 
 
 def exchanged_bytes(config: RunConfig, model: Model) -> float:

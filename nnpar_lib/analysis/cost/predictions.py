@@ -360,8 +360,8 @@ def memory_bytes(config: RunConfig, model: Model) -> float:
     """Return the bytes of the fullest rank: weights, gradient, momentum and kept inputs."""
     p = config.num_ranks
     size = config.global_batch_size
-    outputs = sum(block.output_bytes_per_example for block in model.blocks)
     if config.strategy == "tensor":
+        outputs = sum(block.output_bytes_per_example for block in model.blocks)
         shared = sum(
             block.output_bytes_per_example for block in model.blocks if block.split == BY_OUTPUT
         )
@@ -370,7 +370,9 @@ def memory_bytes(config: RunConfig, model: Model) -> float:
         )
         return NUM_COPIES * held + size * (outputs - shared + shared / p)
     if config.num_stage_ranks == 1:
-        return NUM_COPIES * model.parameter_bytes + size / p * outputs
+        whole = slice(0, len(model.blocks))
+        kept = cost_model.activation_bytes(config, model, whole, size / p)
+        return NUM_COPIES * model.parameter_bytes + kept
     return _pipeline_memory_bytes(config, model)
 
 
@@ -383,15 +385,10 @@ def _pipeline_memory_bytes(config: RunConfig, model: Model) -> float:
         / pipeline.num_microbatches
     )
     held_by = cost_model.bytes_of_ranks(model, bounds, pipeline)
-    kept = [
-        sum(block.output_bytes_per_example for block in model.blocks[bounds[rank]])
-        for rank in range(pipeline.num_ranks)
-    ]
-    live = [
-        schedules.peak_live_microbatches(config.schedule, pipeline, rank)
-        for rank in range(pipeline.num_ranks)
-    ]
+    kept = []
+    for rank in range(pipeline.num_ranks):
+        num_live = schedules.peak_live_microbatches(config.schedule, pipeline, rank)
+        kept.append(cost_model.activation_bytes(config, model, bounds[rank], size, num_live))
     return max(
-        NUM_COPIES * held + kept_bytes * num_live * size
-        for held, kept_bytes, num_live in zip(held_by, kept, live, strict=True)
+        NUM_COPIES * held + kept_bytes for held, kept_bytes in zip(held_by, kept, strict=True)
     )

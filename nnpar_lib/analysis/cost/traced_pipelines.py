@@ -13,7 +13,7 @@ from nnpar_lib.analysis.cost import cost_model
 from nnpar_lib.analysis.cost.cost_model import Architecture, Machine, Model
 from nnpar_lib.config import RunConfig
 from nnpar_lib.records.kinds import RunRecord
-from nnpar_lib.schedules import COMPUTATIONS, FORWARD, Event, Instruction, Pipeline
+from nnpar_lib.schedules import FORWARD, PASSES, Event, Instruction, Pipeline
 
 COLUMNS = ["activity", "stage", "microbatch", "start", "end"]
 
@@ -44,7 +44,7 @@ def predicted(
     schedule: str, pipeline: Pipeline, measured: pd.DataFrame, message_seconds: float = 0.0
 ) -> pd.DataFrame:
     """Return the simulated schedule with the median seconds of each measured pass."""
-    passes = measured[measured["activity"].isin(COMPUTATIONS)]
+    passes = measured[measured["activity"].isin(PASSES)]
     medians = (
         (passes["end"] - passes["start"]).groupby([passes["activity"], passes["stage"]]).median()
     )
@@ -101,7 +101,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
 
 def bubble_fraction(frame: pd.DataFrame) -> float:
     """Return the fraction of time, from the first pass to the last, that ranks are in no pass."""
-    passes = frame[frame["activity"].isin(COMPUTATIONS)]
+    passes = frame[frame["activity"].isin(PASSES)]
     span = passes["end"].max() - passes["start"].min()
     return float(1 - (passes["end"] - passes["start"]).sum() / (span * frame["rank"].nunique()))
 

@@ -12,16 +12,24 @@ from matplotlib.patches import Patch
 
 from nnpar_lib.analysis.cost.traced_pipelines import bubble_fraction
 from nnpar_lib.analysis.figures.theme import FIGURE_SIZE
-from nnpar_lib.schedules import BACKWARD, COMPUTATIONS, FORWARD
+from nnpar_lib.schedules import BACKWARD, FORWARD, PASSES, WEIGHT_GRADIENTS
 
 COLOURS = {
     FORWARD: "#0173b2",
     BACKWARD: "#029e73",
+    WEIGHT_GRADIENTS: "#56b4e9",
     "update": "#b34a9c",
     "communicate": "#de8f05",
     "send": "#de8f05",
 }
-HATCHES = {FORWARD: "", BACKWARD: "", "update": "...", "communicate": "///", "send": "///"}
+HATCHES = {
+    FORWARD: "",
+    BACKWARD: "",
+    WEIGHT_GRADIENTS: "xx",
+    "update": "...",
+    "communicate": "///",
+    "send": "///",
+}
 MIN_LABEL_SHARE = 0.03  # a bar narrower than this share of the chart has no room for its number
 
 
@@ -66,7 +74,7 @@ def _draw_bars(frame: pd.DataFrame, ax: Axes) -> None:
             edgecolor="white",
             linewidth=0.5,
         )
-        if activity in COMPUTATIONS and end - start > MIN_LABEL_SHARE * span:
+        if activity in PASSES and end - start > MIN_LABEL_SHARE * span:
             middle = (start + end) / 2 * 1e3
             text = ax.text(middle, rank, str(microbatch), color="white", fontsize="small")
             text.set(ha="center", va="center")
@@ -96,14 +104,8 @@ def side_by_side(charts: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Fig
             gantt(frame, ax, f"{name}, {kind}: bubble {bubble_fraction(frame):.0%}")
             ax.set_xlabel("milliseconds" if number == len(charts) else "")
             ax.get_legend().set_visible(False)
-    handles = [
-        Patch(facecolor=COLOURS[name], hatch=HATCHES[name], edgecolor="white", label=label)
-        for name, label in (
-            (FORWARD, "forward"),
-            (BACKWARD, "backward"),
-            ("send", "send"),
-            ("update", "update"),
-        )
-    ]
+    drawn = {activity for pair in charts.values() for activity in pair[1]["activity"]}
+    shown = (FORWARD, BACKWARD, WEIGHT_GRADIENTS, "send", "update")
+    handles = [_patch(name) for name in shown if name != WEIGHT_GRADIENTS or name in drawn]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
     return figure

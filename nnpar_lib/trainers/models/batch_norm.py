@@ -6,6 +6,8 @@ are cut into micro-batches.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +34,7 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     exchange: Sums | None = None
+    follows: bool = True  # whether the running statistics follow those of a batch
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features, dtype=torch.float32)
@@ -41,11 +44,16 @@ class BatchNorm(nn.BatchNorm2d):
         """Return the normalised images [n, channels, height, width]; n may be 0 where statistics
         are synchronised."""
         if self.exchange is None or not self.training:
+            if self.training and not self.follows:
+                return functional.batch_norm(
+                    inputs, None, None, self.weight, self.bias, training=True, eps=self.eps
+                )
             return super().forward(inputs)
         output, mean, variance, count = _Synchronised.apply(  # type: ignore[no-untyped-call]
             inputs, self.weight, self.bias, self.eps, self.exchange
         )
-        self._follow(mean, variance * (count / (count - 1)))
+        if self.follows:
+            self._follow(mean, variance * (count / (count - 1)))
         return output  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -132,6 +140,21 @@ def synchronise_(model: nn.Module, exchange: Sums) -> None:
     for module in model.modules():
         if isinstance(module, BatchNorm):
             module.exchange = exchange
+
+
+@contextmanager
+def running_statistics_kept(*models: nn.Module) -> Iterator[None]:
+    """Meanwhile, normalise with a batch's statistics without taking them into the running ones."""
+    layers = [
+        layer for model in models for layer in model.modules() if isinstance(layer, BatchNorm)
+    ]
+    for layer in layers:
+        layer.follows = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.follows = True
 
 
 @torch.no_grad()

@@ -10,9 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from nnpar_lib import parts
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.network import IMAGE_SIZE
-from nnpar_lib.trainers.models import resnet
+from nnpar_lib.trainers.models import recomputation, resnet
 from nnpar_lib.trainers.models.im2col import Convolution
 
 NUM_CLASSES = 10
@@ -31,16 +32,30 @@ def build(config: RunConfig) -> nn.Sequential:
 
 class Network(nn.Sequential):
     """Blocks in sequence that compute in the precision of their config; outputs have the type of
-    weights."""
+    weights.
+
+    With `recompute`, the backward pass computes activations again, part by part; see
+    `config.num_recomputed_parts`.
+    """
 
     precision = "float32"
+    recompute = False
+    num_recomputed_parts = 0
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the output of the last block."""
         if self.precision == "float32":
-            return super().forward(inputs)  # type: ignore[no-untyped-call, no-any-return]
+            return self._compute(inputs)
         with torch.autocast(inputs.device.type, torch.bfloat16):
-            return super().forward(inputs).float()  # type: ignore[no-untyped-call, no-any-return]
+            return self._compute(inputs).float()
+
+    def _compute(self, inputs: Tensor) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return super().forward(inputs)  # type: ignore[no-untyped-call, no-any-return]
+        all_blocks = list(self)
+        for segment in parts.segments(len(all_blocks), self.num_recomputed_parts):
+            inputs = recomputation.recomputed(all_blocks[segment], inputs)
+        return inputs
 
 
 class Flatten(nn.Flatten):
@@ -67,6 +82,8 @@ def network(config: RunConfig, *some_blocks: nn.Module) -> Network:
     """Return a network of these blocks of a model."""
     model = Network(*some_blocks)
     model.precision = config.precision
+    model.recompute = config.recompute and config.reads("recompute")
+    model.num_recomputed_parts = config.num_recomputed_parts
     return model
 
 

@@ -3,6 +3,7 @@ micro-batch."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.step import block_seconds
+from nnpar_lib.trainers.step.split_backward import SplitBackward, WeightPass, kept_bytes
 
 OnGradient = Callable[[int], None]
 
@@ -33,6 +35,9 @@ class Stage:
         self._parameters = [list(segment.parameters()) for segment in segments]
         self._gradients = gradients
         self._live: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._splits = [SplitBackward(segment) for segment in segments]
+        self._waiting: dict[int, list[list[WeightPass]]] = {}
+        self.most_waiting_bytes = 0  # of gradients between the parts of split backward passes
 
     def forward(self, microbatch: int, images: Tensor, labels: Tensor | None) -> Tensor:
         """Return the stage's activations, or the sum of losses where labels are given."""
@@ -66,6 +71,45 @@ class Stage:
                 on_gradient(index)
             gradient = gradients[-1]
         return gradient if inputs.requires_grad else None
+
+    def backward_inputs(self, microbatch: int, gradient: Tensor) -> Tensor | None:
+        """Do the first part of a backward pass; return the gradient of the input, if it needs one.
+
+        What the second part needs stays until then.
+        """
+        saved = self._live.pop(microbatch)
+        waiting: list[list[WeightPass]] = []
+        for index in reversed(range(len(self.segments))):
+            inputs, output = saved.pop()
+            split = self._splits[index]
+            for_input, early, passes = split.first_part(inputs, output, gradient)
+            self._add(index, split.early, early)
+            waiting.append(passes)
+            if for_input is not None:
+                gradient = for_input
+        self._waiting[microbatch] = waiting
+        self._count_waiting()
+        return for_input
+
+    def backward_weights(self, microbatch: int, on_gradient: OnGradient | None = None) -> None:
+        """Do the second part of a backward pass: add to the gradients of the parameters.
+
+        `on_gradient` is called as in `backward`.
+        """
+        waiting = self._waiting.pop(microbatch)
+        for index in reversed(range(len(self.segments))):
+            self._add(index, *self._splits[index].second_part(waiting.pop(0)))
+            if on_gradient is not None:
+                on_gradient(index)
+
+    def _add(self, segment: int, indices: Sequence[int], gradients: Sequence[Tensor]) -> None:
+        if indices:
+            sums = self._gradients[segment]
+            torch._foreach_add_([sums[index] for index in indices], list(gradients))
+
+    def _count_waiting(self) -> None:
+        segments = itertools.chain.from_iterable(self._waiting.values())
+        self.most_waiting_bytes = max(self.most_waiting_bytes, sum(map(kept_bytes, segments)))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from nnpar_lib.trainers.communication.communicator import Communicator, Request
 from nnpar_lib.trainers.data.batches import Batch
 from nnpar_lib.trainers.models import batch_norm, networks
 from nnpar_lib.trainers.models.sharding import Exchange
+from nnpar_lib.trainers.step.stage import OnGradient
 from nnpar_lib.trainers.strategies.pipeline import Pipeline
-from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, Timeline
+from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, WEIGHT_GRADIENTS, Timeline
 
 
 class Hybrid(Pipeline):
@@ -51,17 +52,16 @@ class Hybrid(Pipeline):
                 sizes[number, index] = networks.num_parameters(segment)
         self._slices = dict(zip(sizes, buffer.split(list(sizes.values())), strict=True))
 
-    def _pass_back(self, stage: int, microbatch: int, gradient: Tensor) -> Tensor | None:
+    def _on_gradient(self, stage: int) -> OnGradient | None:
+        """Return what starts an exchange, in the backward pass of the last micro-batch."""
         self._num_backwards[stage] += 1
         if self._num_backwards[stage] < self._pipeline.num_microbatches:
-            return self._stages[stage].backward(microbatch, gradient)
-        return self._stages[stage].backward(
-            microbatch, gradient, lambda index: self._reduce(stage, index)
-        )
+            return None
+        return lambda segment: self._reduce(stage, segment)
 
     def _reduce(self, stage: int, index: int) -> None:
         """Start to sum a block's gradient over the pipelines; progress the earlier sums."""
-        self._timeline.lap(BACKWARD, stage)
+        self._timeline.lap(WEIGHT_GRADIENTS if self._is_split else BACKWARD, stage)
         for reduction in self._reductions:
             reduction.test()
         self._reductions.append(self._copies.start_allreduce_sum_(self._slices[stage, index]))

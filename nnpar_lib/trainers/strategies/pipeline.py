@@ -17,9 +17,18 @@ from nnpar_lib.trainers.data.batches import Batch, Batches, BatchSource, load
 from nnpar_lib.trainers.models import networks
 from nnpar_lib.trainers.step.memory import measure
 from nnpar_lib.trainers.step.replica import Replica
-from nnpar_lib.trainers.step.stage import Stage, stage_bounds
+from nnpar_lib.trainers.step.stage import OnGradient, Stage, stage_bounds
 from nnpar_lib.trainers.step.state import State
-from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, OTHER, RECEIVE, SEND, WAIT, Timeline
+from nnpar_lib.trainers.timeline import (
+    BACKWARD,
+    FORWARD,
+    OTHER,
+    RECEIVE,
+    SEND,
+    WAIT,
+    WEIGHT_GRADIENTS,
+    Timeline,
+)
 
 
 class Pipeline:
@@ -39,6 +48,7 @@ class Pipeline:
         self._timeline = timeline
         self._group = communicator.split([rank // size for rank in range(communicator.size)])
         self._pipeline = config.pipeline
+        self._is_split = config.schedule in schedules.SPLITTING
         self._local_stages = self._pipeline.stages_of(self._group.rank)
         self._bounds = stage_bounds(config, self._group)
         shapes = networks.boundary_shapes(config)
@@ -60,6 +70,7 @@ class Pipeline:
         self._actions = {
             schedules.FORWARD: self._forward,
             schedules.BACKWARD: self._backward,
+            schedules.WEIGHT_GRADIENTS: self._add_weight_gradients,
             schedules.SEND_ACTIVATION: self._send,
             schedules.SEND_GRADIENT: self._send,
             schedules.RECEIVE_ACTIVATION: self._receive,
@@ -130,8 +141,14 @@ class Pipeline:
 
     def memory_bytes(self, batch: Batch) -> dict[str, int]:
         """Return the bytes that this rank holds, with this schedule's peak of activations
-        (collective)."""
-        return measure(self._replica, lambda: self._compute_gradient(batch))
+        (collective).
+
+        Where backward passes are split, `waiting` are the gradients between their parts.
+        """
+        memory = measure(self._replica, lambda: self._compute_gradient(batch))
+        if self._is_split:
+            memory["waiting"] = sum(stage.most_waiting_bytes for stage in self._stages.values())
+        return memory
 
     def reset(self) -> None:
         """Go back to the initial weights."""
@@ -229,7 +246,19 @@ class Pipeline:
         self._timeline.lap(BACKWARD, stage, microbatch)
 
     def _pass_back(self, stage: int, microbatch: int, gradient: Tensor) -> Tensor | None:
-        return self._stages[stage].backward(microbatch, gradient)
+        if self._is_split:
+            return self._stages[stage].backward_inputs(microbatch, gradient)
+        return self._stages[stage].backward(microbatch, gradient, self._on_gradient(stage))
+
+    def _add_weight_gradients(self, instruction: Instruction) -> None:
+        stage = instruction.stage
+        microbatch = instruction.microbatch
+        self._stages[stage].backward_weights(microbatch, self._on_gradient(stage))
+        self._timeline.lap(WEIGHT_GRADIENTS, stage, microbatch)
+
+    def _on_gradient(self, stage: int) -> OnGradient | None:
+        """Return what to call when gradients of this pass over a stage are complete."""
+        return None
 
     def _take(self, direction: str, stage: int, microbatch: int) -> Tensor:
         """Wait for the activation or gradient that a computation needs, and return it."""

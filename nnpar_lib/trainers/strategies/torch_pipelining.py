@@ -69,8 +69,10 @@ class TorchPipelining(Pipeline):
             "gpipe": pipelining.ScheduleGPipe,
             "1f1b": pipelining.Schedule1F1B,
             "interleaved": pipelining.ScheduleInterleaved1F1B,
+            "zero_bubble": pipelining.ScheduleInterleavedZeroBubble,
         }
-        local_stages: Any = stages if self._config.schedule == "interleaved" else stages[0]
+        takes_several = self._config.schedule in ("interleaved", "zero_bubble")
+        local_stages: Any = stages if takes_several else stages[0]
         kind: Any = kinds[self._config.schedule]
         self._schedule = kind(
             local_stages, self._pipeline.num_microbatches, loss_fn=self._loss, scale_grads=False

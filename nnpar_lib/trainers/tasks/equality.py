@@ -115,9 +115,13 @@ def _differences(config: RunConfig, outcome: Outcome) -> dict[str, float]:
 
 
 def serial_twin(config: RunConfig) -> RunConfig:
-    """Return the serial run that a parallel one has to equal, without a checkpoint."""
+    """Return the serial run that a parallel one has to equal, without a checkpoint.
+
+    It keeps its activations.
+    """
     defaults = RunConfig()
-    return config.replace(**{name: getattr(defaults, name) for name in idle_in_serial_twin()})
+    names = (*idle_in_serial_twin(), "recompute")
+    return config.replace(**{name: getattr(defaults, name) for name in names})
 
 
 @cache

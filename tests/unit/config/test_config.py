@@ -119,6 +119,19 @@ BAD = [
     ),
     ({"strategy": "pipeline", "data_loading": "loader"}, "data_loading='loader'", "use 'memory'"),
     ({"strategy": "torch_pipelining", "schedule": "sequential"}, "'sequential'", "use gpipe"),
+    ({"strategy": "tensor", "recompute": True}, "recompute", "gradient_averaging"),
+    ({"recompute": True, "record": True}, "record", "leave one out"),
+    (
+        {"strategy": "pipeline", "schedule": "zero_bubble", "num_ranks": 2, "recompute": True},
+        "'zero_bubble'",
+        "schedule='1f1b'",
+    ),
+    ({"strategy": "pipeline", "schedule": "zero_bubble"}, "'zero_bubble'", "at least 2 ranks"),
+    (
+        {"strategy": "hybrid", "schedule": "zero_bubble", "num_ranks": 2, "pipeline_size": 1},
+        "'zero_bubble'",
+        "at least 2 ranks",
+    ),
     (
         {
             "strategy": "torch_pipelining",

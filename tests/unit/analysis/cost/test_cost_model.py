@@ -79,6 +79,33 @@ def test_a_pipeline_with_free_messages_has_the_ideal_bubble(schedule):
     assert found * 3 * (1 - ideal_bubble_fraction(3, 6)) == pytest.approx(seconds(blocks))
 
 
+def test_zero_bubble_fills_the_wait_with_the_gradients_of_weights():
+    common = {"num_ranks": 2, "num_microbatches": 4, "strategy": "pipeline"}
+    blocks = [block(), block()]  # 3 examples a micro-batch: 3 ms forward, 6 ms backward
+    whole = seconds(blocks, FREE, schedule="1f1b", **common)
+    split = seconds(blocks, FREE, schedule="zero_bubble", **common)
+    assert whole == pytest.approx(36e-3 + 9e-3)
+    assert split == pytest.approx(36e-3 + 3e-3)  # the first rank waits for one forward pass
+
+
+def test_recomputation_costs_a_forward_pass_and_keeps_the_inputs_of_segments():
+    blocks = [block()] * 9  # 3 segments of 3; 12 examples of 100 bytes a block
+    plain = seconds(blocks, FREE)
+    assert seconds(blocks, FREE, recompute=True) == pytest.approx(plain + 9 * 12e-3)
+    model = Model(blocks=blocks)
+    whole = slice(0, 9)
+    recomputed = DEEP.replace(recompute=True)
+    assert cost_model.activation_bytes(DEEP, model, whole, 12) == 9 * 1200
+    assert cost_model.activation_bytes(recomputed, model, whole, 12) == (2 + 3) * 1200
+    pipeline = recomputed.replace(strategy="pipeline")
+    assert cost_model.activation_bytes(pipeline, model, slice(3, 6), 12, 4) == (4 + 3) * 1200
+    stages = {"strategy": "pipeline", "num_ranks": 2, "schedule": "gpipe"}
+    equal = [block()] * 2
+    assert seconds(equal, FREE, recompute=True, **stages) == pytest.approx(
+        seconds(equal, FREE, **stages) * 4 / 3
+    )
+
+
 def test_a_pipeline_pays_for_the_activations_of_its_boundaries():
     blocks = [block(), block(output_bytes_per_example=500), block(output_bytes_per_example=10**9)]
     found = seconds(
