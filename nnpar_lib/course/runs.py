@@ -190,3 +190,13 @@ def accuracy_of_ways(
             labelled[label] = config.replace(strategy="weight_averaging", num_ranks=num_ranks)
             plan += [(way, run.replace(seed=seed)) for way, run in labelled.items()]
     return plan
+
+
+def portions(large: int) -> dict[str, dict[str, int]]:
+    """Return the large batch, smaller batches, and the large one in micro-batches, by label."""
+    sizes = [size for size in (32, 64, 128, 256) if size < large]
+    labelled = {f"batch {size}": {"size": size} for size in (large, *sizes)}
+    for size in sizes[:-1]:
+        label = f"{large} as {large // size} times {size}"
+        labelled[label] = {"size": large, "microbatch_size": size}
+    return labelled
