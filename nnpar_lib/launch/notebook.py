@@ -92,6 +92,29 @@ def show_source(shown: object) -> None:
     display({"text/markdown": markdown, "text/plain": f"{place}\n\n{code}"}, raw=True)  # type: ignore[no-untyped-call]
 
 
+def show_cpp(file: str, beginning: str) -> None:
+    """Show a function of the program in C++, from the line that holds `beginning` to its end.
+
+    `file` is a name in `cpp/src`. A ValueError says where there is no such line.
+    """
+    from IPython.display import display
+
+    from nnpar_lib.launch import native
+
+    lines = (native.source() / "src" / file).read_text().splitlines()
+    first = next((i for i, line in enumerate(lines) if beginning in line), None)
+    if first is None:
+        raise ValueError(f"no line of {file} holds {beginning!r}")
+    last = next(i for i, line in enumerate(lines[first:], start=first) if line == "}")
+    place = f"cpp/src/{file}, line {first + 1}"
+    code = "\n".join(lines[first : last + 1])
+    shown = {
+        "text/markdown": f"*{place}*\n\n```cpp\n{code}\n```",
+        "text/plain": f"{place}\n\n{code}",
+    }
+    display(shown, raw=True)  # type: ignore[no-untyped-call]
+
+
 def source(shown: object) -> tuple[str, str]:
     """Return where a function, method, property or class is defined, and its code, dedented."""
     if isinstance(shown, property):

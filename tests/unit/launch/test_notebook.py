@@ -92,3 +92,12 @@ def test_what_has_no_source_is_refused():
         notebook.source(len)
     with pytest.raises(TypeError, match="has no source"):
         notebook.source(3)
+
+
+def test_a_function_in_cpp_is_shown_whole(capsys):
+    notebook.show_cpp("update.cpp", "void sum_blocks(")
+    shown = capsys.readouterr().out
+    assert "```cpp\\nvoid sum_blocks(" in shown and "action(begin, sum.data(), size);" in shown
+    assert "on_threads" not in shown
+    with pytest.raises(ValueError, match=r"no line of update\.cpp holds 'void gone'"):
+        notebook.show_cpp("update.cpp", "void gone")
