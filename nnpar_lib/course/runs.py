@@ -200,3 +200,17 @@ def portions(large: int) -> dict[str, dict[str, int]]:
         label = f"{large} as {large // size} times {size}"
         labelled[label] = {"size": large, "microbatch_size": size}
     return labelled
+
+
+def networks_to_show(dataset: str, device: str, preset: str) -> dict[str, RunConfig]:
+    """Return serial configs of the mlp, the cnn and a ResNet-18, a narrow one in the quick
+    preset."""
+    common = {"dataset": dataset, "device": device, "num_threads": 1}
+    common |= {"num_warmup_steps": 1, "evaluate_every": 1}
+    width = choose(preset, quick=16, full=64)
+    small = {"global_batch_size": 32, **common}
+    return {
+        "mlp": RunConfig(model="mlp", global_batch_size=128, lr=0.01, **common),
+        "cnn": RunConfig(model="cnn", lr=0.05, **small),
+        "resnet18": RunConfig(model="resnet18", lr=0.02, width=width, **small),
+    }
