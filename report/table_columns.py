@@ -21,9 +21,12 @@ CLAIMS = Table(
         "measured": "median",
         "low": "quartile 1",
         "high": "quartile 3",
+        "control_low": "noise from",
+        "control_high": "to",
         "num_repeats": "repeats",
-        "goal": "goal",
         "verdict": "verdict",
+        "goal": "goal",
+        "outcome": "outcome",
     },
     digits=2,
 )

@@ -67,7 +67,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 def add_bench_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmarks."""
     parser.add_argument("--dataset", default="digits", help="the data set (default: %(default)s)")
-    _add_num_repeats(parser, 9)
+    _add_num_repeats(parser, 15)
     parser.add_argument(
         "--out",
         type=Path,

@@ -112,7 +112,7 @@ class Engines(Ranks):
         self._check(configs)
         preflight.check_results_file(results_file, configs)
         known = results_file if environment.is_resuming() else None
-        done = store.find_repeats(known, configs, num_repeats, experiment, provenance())
+        done = store.find_repeats(known, configs, num_repeats, experiment, provenance(), labels)
         new_records = self._measure(
             "run_interleaved",
             RunRecord,

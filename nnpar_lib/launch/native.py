@@ -79,22 +79,25 @@ def run_interleaved(
     *,
     num_repeats: int = 5,
     experiment: str = "",
+    labels: Sequence[str] = (),
     results_file: str | Path | None = None,
     ranks: PythonRanks | None = None,
     measure_sgemm: bool = False,
 ) -> list[RunRecord]:
     """Run all configs in turn, `num_repeats` times over; return the records in order of time.
 
+    `labels`, where given, name the configs in the records.
     Those that are not for the program in C++ run on the engines `ranks`, which sleep while it runs.
     """
     preflight.check_results_file(results_file, configs)
     records = []
-    for repeat, config in itertools.product(range(num_repeats), configs):
+    named = [*zip(labels or [""] * len(configs), configs, strict=True)]
+    for repeat, (label, config) in itertools.product(range(num_repeats), named):
         if ranks is None or config.is_native:
             record = run(config, experiment=experiment, measure_sgemm=measure_sgemm)
         else:
             record = ranks.run(config, experiment=experiment)
-        records.append(dataclasses.replace(record, repeat=repeat))
+        records.append(dataclasses.replace(record, repeat=repeat, label=label))
         if results_file is not None:
             store.append_or_print(results_file, records[-1])
     return records

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA = 1
+CONTROL = "control"  # the label of what repeats another measurement of the same call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,8 @@ class RunRecord:
 class AllreduceRecord:
     """Seconds of an all-reduce of `num_elements` numbers, for each repeat.
 
-    The seconds of a repeat are a mean over many all-reduces, and the maximum over ranks.
+    The seconds of a repeat are a mean over many all-reduces, and the maximum over ranks. `label` is
+    "control" where the same was measured before in the same call.
     """
 
     allreduce: str
@@ -80,6 +82,7 @@ class AllreduceRecord:
     provenance: dict[str, Any]
     oversubscribed: bool
     experiment: str = ""
+    label: str = ""
     kind: str = "allreduce"
     schema: int = SCHEMA
 

@@ -133,13 +133,19 @@ def find_repeats(
     num_repeats: int,
     experiment: str,
     provenance: Mapping[str, Any],
+    labels: Sequence[str] = (),
 ) -> dict[tuple[int, int], RunRecord]:
-    """Return the runs of an interleaved measurement that a file holds, by repeat and index."""
+    """Return the runs of an interleaved measurement that a file holds, by repeat and index.
+
+    Of configs that are equal, a control among them, the labels tell which is which.
+    """
     records = load(path) if path is not None else []
     done = {}
-    for index, config in enumerate(configs):
+    names = labels or [""] * len(configs)
+    for index, (label, config) in enumerate(zip(names, configs, strict=True)):
+        is_repeated = list(configs).count(config) > 1
         for record in find_done(records, config, experiment, provenance):
-            if record.repeat < num_repeats:
+            if record.repeat < num_repeats and not (is_repeated and record.label != label):
                 done[record.repeat, index] = record
     return done
 

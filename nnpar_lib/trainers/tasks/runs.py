@@ -19,7 +19,7 @@ import torch
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.environment import launched_rank
 from nnpar_lib.config.usage import INTERRUPT_STATUS, USAGE_STATUS, is_usage_error
-from nnpar_lib.records.kinds import AllreduceRecord, MessageRecord, Record
+from nnpar_lib.records.kinds import CONTROL, AllreduceRecord, MessageRecord, Record
 from nnpar_lib.records.provenance import INITIAL_CORES, provenance
 from nnpar_lib.records.store import to_json
 from nnpar_lib.records.wire import PROGRESS_PREFIX, RECORD_PREFIX, leave_last_words
@@ -166,6 +166,7 @@ def sweep_allreduces(
 ) -> list[dict[str, Any]]:
     """Time all-reduces of `sizes` numbers by each kind, interleaved (collective over the world).
 
+    A kind that comes twice is a control the second time, and its record says so.
     A repeat is the mean of the all-reduces that fit about 20 ms, the maximum over ranks. Return the
     records as dicts on rank 0, an empty list elsewhere.
     """
@@ -178,7 +179,7 @@ def sweep_allreduces(
         for done, size in enumerate(sizes):
             seconds = _time_kinds(group, kinds, size, num_repeats, getattr(torch, dtype))
             origin = provenance()
-            for kind, times in seconds.items():
+            for index, (kind, times) in enumerate(zip(kinds, seconds, strict=True)):
                 records.append(
                     AllreduceRecord(
                         allreduce=kind,
@@ -188,6 +189,7 @@ def sweep_allreduces(
                         seconds=times,
                         provenance=origin,
                         experiment=experiment,
+                        label=CONTROL if kind in kinds[:index] else "",
                         oversubscribed=placement.oversubscribed,
                     )
                 )
@@ -270,18 +272,19 @@ def _ping_pong(group: Communicator, message: torch.Tensor) -> Callable[[], None]
 
 def _time_kinds(
     group: Communicator, kinds: Sequence[str], size: int, num_repeats: int, dtype: torch.dtype
-) -> dict[str, list[float]]:
+) -> list[list[float]]:
+    """Return the seconds of each repeat, a list for each kind."""
     like = torch.zeros(size, dtype=dtype)
     bucket_bytes = RunConfig().bucket_kib * 1024
-    reducers = {}
-    for kind in kinds:
-        reducers[kind] = allreduce.build(kind, group, like, Timeline(), bucket_bytes=bucket_bytes)
-    counts = {kind: _count_for(group, reducer.reduce_) for kind, reducer in reducers.items()}
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    reducers = [
+        allreduce.build(kind, group, like, Timeline(), bucket_bytes=bucket_bytes) for kind in kinds
+    ]
+    counts = [_count_for(group, reducer.reduce_) for reducer in reducers]
+    times: list[list[float]] = [[] for _ in kinds]
     for _ in range(num_repeats):
-        for kind, reducer in reducers.items():
-            times[kind].append(mean_seconds(group, reducer.reduce_, counts[kind]))
-    for reducer in reducers.values():
+        for reducer, count, seconds in zip(reducers, counts, times, strict=True):
+            seconds.append(mean_seconds(group, reducer.reduce_, count))
+    for reducer in reducers:
         reducer.free()
     return times
 

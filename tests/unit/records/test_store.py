@@ -281,6 +281,13 @@ def test_repeats_that_are_recorded_are_found_by_config_and_repeat(file):
     assert store.find_repeats(None, [CONFIG], 2, "", ORIGIN) == {}
 
 
+def test_a_resumed_control_is_not_taken_for_what_it_controls(tmp_path):
+    file = tmp_path / "records.jsonl"
+    store.append(file, [record(weights_sha256="first"), record(label="control")])
+    done = store.find_repeats(file, [CONFIG, CONFIG], 1, "", ORIGIN, ["", "control"])
+    assert (done[0, 0].weights_sha256, done[0, 1].label) == ("first", "control")
+
+
 def test_records_from_before_communicator_went_into_allreduce_are_read(tmp_path):
     path = ROOT / "report/results/mnist-full/03_balance.jsonl"
     stored = path.read_text()
