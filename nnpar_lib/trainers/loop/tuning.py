@@ -10,7 +10,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nnpar_lib.config import RunConfig
@@ -24,6 +24,7 @@ from nnpar_lib.trainers.timeline import Timeline
 PROBE_SIZE = 32  # examples a rank while precisions and memory formats are compared
 MICROBATCH_SIZES = (16, 32, 64, 128)
 SECONDS = 0.3  # each combination is measured for at least this long, after a step to warm up
+HOPELESS = 1.5  # a combination whose first step takes this many times the best one's is dropped
 MARGIN = 1.02  # a combination must be faster than the plain one by this factor: less is noise
 
 
@@ -53,10 +54,11 @@ def tune(config: RunConfig, communicator: Communicator) -> tuple[RunConfig, dict
     size does. Plain float32 stays unless another is faster.
     """
     local = -(-config.global_batch_size // config.num_data_ranks)
-    first = [_measure(config, communicator, way, min(PROBE_SIZE, local)) for way in _ways(config)]
+    probe_size = min(PROBE_SIZE, local)
+    first = _measure_all(config, communicator, [(way, probe_size) for way in _ways(config)])
     best = _fastest(first)
     sizes = [local, *(size for size in MICROBATCH_SIZES if size < local)]
-    second = [_measure(config, communicator, best.way, size) for size in sizes]
+    second = _measure_all(config, communicator, [(best.way, size) for size in sizes])
     chosen = _fastest(second)
     picked = {**best.way, "microbatch_size": 0 if chosen is second[0] else chosen.microbatch_size}
     return config.replace(tune=False, **picked), {
@@ -101,18 +103,39 @@ def _reason(first: list[Measured], best: Measured, second: list[Measured], chose
     )
 
 
+def _measure_all(
+    config: RunConfig, communicator: Communicator, candidates: Sequence[tuple[dict[str, Any], int]]
+) -> list[Measured]:
+    """Measure ways to compute at sizes of a batch, one after the other (collective)."""
+    measured: list[Measured] = []
+    for way, size in candidates:
+        best = max((before.samples_per_second for before in measured), default=0.0)
+        measured.append(_measure(config, communicator, way, size, best / HOPELESS))
+    return measured
+
+
 def _measure(
-    config: RunConfig, communicator: Communicator, way: dict[str, Any], size: int
+    config: RunConfig,
+    communicator: Communicator,
+    way: dict[str, Any],
+    size: int,
+    least_samples_per_second: float,
 ) -> Measured:
     """Take steps of `size` examples a rank for `SECONDS`; the slowest rank's time counts
-    (collective)."""
+    (collective).
+
+    It is left at the step after the first if that one does not reach the least rate.
+    """
     num_examples = min(size * config.num_data_ranks, len(load(config.dataset).train_labels))
     trial = config.replace(**way, tune=False, microbatch_size=0, global_batch_size=num_examples)
     timeline = Timeline()
     strategy = strategies.build(trial, communicator, timeline)
     steps = take_steps(strategy, timeline)
-    num_steps = math.ceil(SECONDS / _time_step(steps, communicator))
-    seconds = statistics.median(_time_step(steps, communicator) for _ in range(num_steps))
+    _time_step(steps, communicator)  # warms up
+    seconds = _time_step(steps, communicator)
+    if trial.global_batch_size / seconds >= least_samples_per_second:
+        num_steps = math.ceil(SECONDS / seconds)
+        seconds = statistics.median(_time_step(steps, communicator) for _ in range(num_steps))
     strategy.close()  # not after an error: it is collective
     return Measured(way, size, trial.global_batch_size / seconds)
 
