@@ -66,8 +66,8 @@ gpu-report: $(READY)  ## measure what a GPU gives, in at most 8 minutes, and kee
 cpp: $(READY)  ## build the program in C++ and say where it is
 	@$(BIN)/python -m nnpar_lib.launch.native_build
 
-lab: $(READY)  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab notebooks
+lab: $(READY)  ## open the start page of the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks/index.ipynb
 
 clean:  ## remove the rendered report and the mutants
 	rm -rf report/_build mutants

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -29,7 +30,7 @@ REPORT = Path(__file__).resolve().parent
 ROOT = REPORT.parent
 DEFAULT_FOLDER = REPORT / "_build"
 # in the order in which they run, each with its parameter that takes the number of cores, if it has
-# one; those that want a job of several nodes are left to the batch scripts of `cluster/`
+# one
 NOTEBOOKS = {
     "00_check_your_machine": "num_ranks",
     "01_train_the_serial_baseline": "max_threads",
@@ -40,7 +41,10 @@ NOTEBOOKS = {
     "06_use_the_gpu_and_precision": "num_ranks",
     "07_compare_with_cpp": "num_ranks",
     "08_demo": "num_ranks",
+    "09_scale_over_nodes": "num_ranks",
 }
+# pages to read beside the notebooks, in their folder, which compute nothing
+READING = ("index", "glossary", "teaching")
 # notebooks in this folder: what they show comes from records
 CHAPTERS = (
     "index",
@@ -205,6 +209,8 @@ def _lay_out(source: Path, executed: Path) -> Path:
             notebook if notebook.exists() else ROOT / "notebooks" / notebook.name,
             source / "notebooks",
         )
+    for name in READING:
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", source / "notebooks")
     for name in (*LOOKS, *PAGES):
         shutil.copy(REPORT / name, source / name)
     shutil.copytree(REPORT / API, source / API)
@@ -249,7 +255,9 @@ def render_page(executed: Path) -> None:
         source.mkdir()
         for name in LOOKS:
             shutil.copy(REPORT / name, source)
-        shutil.copy(executed, source / "index.ipynb")
+        notebook = nbformat.read(executed, as_version=4)
+        unlink_notebooks(notebook)
+        nbformat.write(notebook, source / "index.ipynb")
         publish.render(
             "html", source, Path(folder, "html")
         )  # with more beside it than a reader wants to see
@@ -257,6 +265,13 @@ def render_page(executed: Path) -> None:
             Path(folder, "html"), html, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*")
         )
     print(f"the page: {html / 'index.html'}")
+
+
+def unlink_notebooks(notebook: nbformat.NotebookNode) -> None:
+    """Turn links to other notebooks into their text, for a page that has no others beside it."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\[([^\]]*)\]\([\w]+\.ipynb(#[\w-]*)?\)", r"\1", cell.source)
 
 
 def parameters(name: str, dataset: str, preset: str, results: Path) -> dict[str, object]:

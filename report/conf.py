@@ -36,7 +36,7 @@ nb_ipywidgets_js = {}  # the default loads two scripts from a CDN
 nb_merge_streams = True
 numfig = True
 myst_enable_extensions = ["colon_fence", "dollarmath"]
-myst_heading_anchors = 2  # notebooks link to the terms of the glossary
+myst_heading_anchors = 3  # notebooks link to the terms of the glossary
 # the pages of `api/` import the library; what is large and not needed for that is left out
 autodoc_mock_imports = ["torch", "torchvision", "mpi4py", "ipyparallel"]
 autodoc_member_order = "bysource"
