@@ -125,20 +125,27 @@ def _waiting(frame: pd.DataFrame) -> str:
     table = waiting_table(frame)
     if table.empty:
         return NOT_MEASURED
+    sentences = [_waiting_on(str(name), rows) for name, rows in table.groupby("machine")]
+    longer = "Measured steps are longer, the more so the more ranks there are."
+    return " ".join([longer, *sentences])
+
+
+def _waiting_on(name: str, table: pd.DataFrame) -> str:
+    """Return how long the ranks of a machine wait, and what that explains."""
+    shared = table[(table["allreduce"] == "shared") & (table["model"] == table["model"].iloc[0])]
+    shared = shared.sort_values("num_ranks")
+    waits = [f"{row['waited_ms']:.2f} ms on {row['num_ranks']}" for _, row in shared.iterrows()]
     sizes = table.assign(
         before=table["error"].abs(), with_waiting=table["error_with_waiting"].abs()
     )
     medians = sizes.groupby("allreduce")[["before", "with_waiting"]].median()
     parts = [
-        f"from {row['before']:.0%} to {row['with_waiting']:.0%} for {name}"
-        for name, row in medians.iterrows()
+        f"from {row['before']:.0%} to {row['with_waiting']:.0%} for {way}"
+        for way, row in medians.iterrows()
     ]
-    shared = table[table["allreduce"] == "shared"].sort_values("num_ranks")
-    waits = [f"{row['waited_ms']:.2f} ms on {row['num_ranks']}" for _, row in shared.iterrows()]
     return (
-        "Measured steps are longer, the more so the more ranks there are: those that share memory"
-        f" wait for the last of them {_listed(waits)} ranks. With that term the median error goes"
-        f" {_listed(parts)}:"
+        f"On {name}, ranks of the {table['model'].iloc[0]} that share memory wait for the last of"
+        f" them {_listed(waits)} ranks. With a term for it the median error goes {_listed(parts)}."
     )
 
 
