@@ -11,7 +11,7 @@ from nnpar_lib.records import store
 from nnpar_lib.records.kinds import MachineRecord, RunRecord
 from tests.conftest import ROOT, run_python
 
-MINUTES = 0.3
+MINUTES = 0.25
 
 
 def command(folder):
@@ -47,5 +47,5 @@ def test_a_survey_that_was_killed_goes_on_and_loses_nothing(tmp_path):
     assert slices == [1, 2]
     origins = [run.provenance["survey"] for run in runs(tmp_path)]
     assert {origin["slice"] for origin in origins} == {1, 2}
-    assert "mlp" in origins[-1]["noise"]
-    assert "1 core again" in again.stdout and "the records are in" in again.stdout
+    assert all({"machine", "noise"} < origin.keys() for origin in origins)
+    assert "the records are in" in again.stdout

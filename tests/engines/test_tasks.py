@@ -41,6 +41,26 @@ def test_blocks_are_profiled_alone_and_at_once(shared_engines):
     assert 0 < shared_engines.seconds_per_event() < 0.1
 
 
+def test_the_blocks_of_a_network_with_batch_normalisation_are_profiled(shared_engines):
+    config = SERIAL.replace(model="resnet18", width=4, hidden=None, batch_norm="local")
+    (alone, both) = shared_engines.profile_blocks([config], [[4]], num_repeats=1)
+    assert len(alone.forward_seconds) == len(both.splits) == config.num_blocks
+    assert alone.num_layer_elements[-1] == 10
+
+
+def test_barriers_are_timed_and_records_carry_the_origin_of_the_ranks(shared_engines, tmp_path):
+    file = tmp_path / "barriers.jsonl"
+    shared_engines.origin = {"survey": {"slice": 3}}
+    try:
+        (record,) = shared_engines.sweep_barriers([2], num_repeats=2, results_file=file)
+    finally:
+        shared_engines.origin = {}
+    assert (record.kind, record.num_ranks, len(record.seconds)) == ("barrier", 2, 2)
+    assert 0 < min(record.seconds) < 0.1
+    assert record.provenance["survey"] == {"slice": 3} and "host" in record.provenance
+    assert store.load(file) == [record]
+
+
 def test_a_parallel_run_is_compared_with_a_serial_one(shared_engines):
     exact = PARALLEL.replace(dtype="float64")
     difference = shared_engines.difference_from_serial(exact)

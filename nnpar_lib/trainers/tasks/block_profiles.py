@@ -129,7 +129,7 @@ def _layer_elements(config: RunConfig, blocks: Sequence[nn.Sequential]) -> Itera
     for block, shape in zip(blocks, networks.boundary_shapes(config), strict=False):
         num_elements = 0
         output = torch.zeros(1, *shape, dtype=getattr(torch, config.dtype), device=config.device)
-        for layer in block:
+        for layer in block.eval():  # batch normalisation has no statistics of one example
             output = layer(output)
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 num_elements = output.numel()
