@@ -31,7 +31,8 @@ MIN_MINUTES = 0.1
 MIN_FREE_BYTES = 32 * 2**20
 START_SECONDS = 4.0  # of engines
 STOP_SECONDS = 2.5  # of engines, and of the tables at the end
-OVERHEAD_SECONDS = 0.7  # of a run, beside its training
+OVERHEAD_SECONDS = {"mlp": 0.4, "cnn": 0.7, "resnet18": 1.5}  # of a run, beside its training
+SPREAD = 1.1  # of the seconds of what was done before
 BUILD_SECONDS = 40.0  # of the program in C++, once
 GPU_RUN_SECONDS = 3.0
 
@@ -77,6 +78,7 @@ class Survey:
 
     def __post_init__(self) -> None:
         self._seconds: dict[tuple[str, str, int], float] = {}  # of each piece of work, a run
+        self._slowness = 1.0  # of this machine, over what is guessed
         self._num_failures = 0
         self._is_running = False
         self._has_program = False
@@ -121,6 +123,8 @@ class Survey:
     def _do(self, work: Work, bench: Bench) -> None:
         before = store.load(self.file)
         bench.origin = self._origin(before)
+        guess = self._estimate(work)
+        is_new = _key(work) not in self._seconds
         start = time.time()
         failure = bench.do(work)
         seconds = time.time() - start
@@ -131,8 +135,11 @@ class Survey:
             self._num_failures += 1
             what = f"{failure.experiment} {failure.label}".strip()
             print(f"failed: {what}: {failure.cause}", flush=True)
-        elif self._is_running or seconds < START_SECONDS:
+        elif self._is_running:
             self._seconds[_key(work)] = seconds / max(1, work.num_runs)
+            if is_new:
+                ratio = self._slowness * seconds / guess
+                self._slowness = max(1.0, (self._slowness + ratio) / 2)
         self._is_running = failure is None
         self._has_program |= _is_native(work)
         self._show(work, records, records[len(before) :])
@@ -154,16 +161,23 @@ class Survey:
 
     def _estimate(self, work: Work) -> float:
         """Return about how many seconds a piece of work takes."""
-        known = self._seconds.get(_key(work))
         start = 0.0 if self._is_running else START_SECONDS
+        known = self._seconds.get(_key(work))
+        if known is not None:
+            return start + SPREAD * known * max(1, work.num_runs)
+        return start + self._slowness * self._guess(work)
+
+    def _guess(self, work: Work) -> float:
+        """Return the seconds of what was not done before, on a machine like those known."""
         if work.group.measure is not None:
-            return start + (known or work.group.seconds)
-        if known is None:
-            is_pilot = work.experiment.startswith(PILOT)
-            expected = GPU_RUN_SECONDS if work.group.given_steps else self.run_seconds
-            known = OVERHEAD_SECONDS + (0 if is_pilot else expected)
-        build = BUILD_SECONDS if _is_native(work) and not self._has_program else 0.0
-        return start + build + known * work.num_runs
+            return work.group.seconds
+        seconds = BUILD_SECONDS if _is_native(work) and not self._has_program else 0.0
+        training = GPU_RUN_SECONDS if work.group.given_steps else self.run_seconds
+        for index, config in enumerate(work.configs.values()):
+            if index not in work.done:
+                seconds += OVERHEAD_SECONDS[config.model]
+                seconds += 0.0 if work.experiment.startswith(PILOT) else training
+        return seconds
 
     def _origin(self, records: Sequence[Record]) -> dict[str, Any]:
         noise = machines.noise(records)
