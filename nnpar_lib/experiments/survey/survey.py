@@ -123,8 +123,6 @@ class Survey:
     def _do(self, work: Work, bench: Bench) -> None:
         before = store.load(self.file)
         bench.origin = self._origin(before)
-        guess = self._estimate(work)
-        is_new = _key(work) not in self._seconds
         start = time.time()
         failure = bench.do(work)
         seconds = time.time() - start
@@ -136,13 +134,17 @@ class Survey:
             what = f"{failure.experiment} {failure.label}".strip()
             print(f"failed: {what}: {failure.cause}", flush=True)
         elif self._is_running:
-            self._seconds[_key(work)] = seconds / max(1, work.num_runs)
-            if is_new:
-                ratio = self._slowness * seconds / guess
-                self._slowness = max(1.0, (self._slowness + ratio) / 2)
+            self._learn(work, seconds)
         self._is_running = failure is None
         self._has_program |= _is_native(work)
         self._show(work, records, records[len(before) :])
+
+    def _learn(self, work: Work, seconds: float) -> None:
+        """Note how long a piece of work took, and whether that was longer than guessed."""
+        if _key(work) not in self._seconds:
+            ratio = seconds / self._guess(work)
+            self._slowness = max(1.0, (self._slowness + ratio) / 2)
+        self._seconds[_key(work)] = seconds / max(1, work.num_runs)
 
     def _show(self, work: Work, records: Sequence[Record], new: Sequence[Record]) -> None:
         """Print what a piece of work has measured."""
