@@ -1,26 +1,23 @@
 """The measurements of a GPU: the runs, their order, and the tables of their records.
 
-Each part has ranks of its own, so that a part that fails does not end the others, and records are
-kept as they come.
+A part that fails does not end the others, and records are kept as they come.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nnpar_lib.analysis.claims import gpu
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.network import MODELS
 from nnpar_lib.config.spread import BACKEND_DEVICES
-from nnpar_lib.launch.engines import Engines, EnginesLost, RankError, engines
+from nnpar_lib.experiments.measuring import Part, measure
+from nnpar_lib.launch.engines import Engines
 from nnpar_lib.records import store
-from nnpar_lib.records.kinds import Record
 from nnpar_lib.records.provenance import num_cores
 
 FAST = {
@@ -34,7 +31,6 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SHARED_BATCH = 512  # of ranks and stages that share a GPU
 Configure = Callable[..., RunConfig]
-Measure = Callable[..., Sequence[Record]]  # a method of Engines that measures configs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +55,6 @@ FULL = Sizes(
         "cpu": {"mlp": 60_000, "cnn": 8_000, "resnet18": 3_000},
     }
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """An experiment: groups of labelled configs, run interleaved, or measured by `measure`."""
-
-    experiment: str
-    num_ranks: int
-    groups: tuple[Mapping[str, RunConfig], ...]
-    num_repeats: int = 3
-    measure: Measure | None = None
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -111,50 +96,6 @@ def plan(device: str, dataset: str, sizes: Sizes) -> list[Part]:
     if sizes.num_gpus > 1:
         parts.append(_several_gpus(configure, device, sizes))
     return parts
-
-
-def measure(parts: Sequence[Part], out: Path, seconds: float) -> list[str]:
-    """Measure part after part while there is time; return a line for each that is missing."""
-    missing = []
-    deadline = time.monotonic() + seconds
-    for part in parts:
-        print(
-            f"{part.experiment}: {sum(map(len, part.groups))} configurations on {part.num_ranks}"
-            " ranks",
-            flush=True,
-        )
-        try:
-            num_left = _measure(part, out, deadline)
-        except (RankError, EnginesLost, RuntimeError) as error:
-            missing.append(f"{part.experiment}, which failed: {str(error).splitlines()[0]}")
-            continue
-        if num_left:
-            missing.append(
-                f"{num_left} of {len(part.groups)} groups of {part.experiment}, because time was"
-                " over"
-            )
-    return missing
-
-
-def _measure(part: Part, out: Path, deadline: float) -> int:
-    """Measure the groups of a part; return how many of them are left when the time is over."""
-    if time.monotonic() > deadline:
-        return len(part.groups)
-    with engines(part.num_ranks) as ranks:
-        for done, group in enumerate(part.groups):
-            if time.monotonic() > deadline:
-                return len(part.groups) - done
-            _measure_group(part, group, ranks, out)
-    return 0
-
-
-def _measure_group(part: Part, group: Mapping[str, RunConfig], ranks: Engines, out: Path) -> None:
-    if part.measure is None:
-        ranks.run_interleaved(
-            group, num_repeats=part.num_repeats, experiment=part.experiment, results_file=out
-        )
-    else:
-        part.measure(ranks, list(group.values()), experiment=part.experiment, results_file=out)
 
 
 def _configurer(device: str, dataset: str, sizes: Sizes) -> Configure:

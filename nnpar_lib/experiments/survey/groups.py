@@ -11,6 +11,7 @@ from nnpar_lib.analysis.cost.blind import TWO_RANKS
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.spread import STRATEGIES
 from nnpar_lib.experiments import gpu
+from nnpar_lib.experiments.measuring import Part
 from nnpar_lib.experiments.survey.group import (
     BLOCKS,
     CPP,
@@ -328,7 +329,7 @@ def _gpu(place: Place) -> list[Group]:
     return [_of_gpu_part(part, configs) for part in parts for configs in part.groups]
 
 
-def _of_gpu_part(part: gpu.Part, configs: Mapping[str, RunConfig]) -> Group:
+def _of_gpu_part(part: Part, configs: Mapping[str, RunConfig]) -> Group:
     measure = part.measure
     if measure is None:
         return Group(

@@ -50,11 +50,21 @@ def place(config: RunConfig, communicator: Communicator) -> Placement:
     return Placement(num_threads=num_threads, bound=bound, oversubscribed=not fits, gpu=gpu)
 
 
+def describe_gpu(placement: Placement, communicator: Communicator) -> dict[str, Any]:
+    """Return `Placement.gpu` of the first rank, and `peak_bytes`, the most that torch's tensors
+    held at a time on the GPU of a rank since it was placed; {} on a CPU (collective)."""
+    gpu: dict[str, Any] = communicator.broadcast_object(placement.gpu)
+    if gpu:
+        gpu = {**gpu, "peak_bytes": int(communicator.max(torch.cuda.max_memory_allocated()))}
+    return gpu
+
+
 def _take_gpu(config: RunConfig, node: Communicator) -> dict[str, Any]:
     """Take this rank's GPU (collective over the node); ranks that share it see the same UUID."""
     torch.cuda.set_device(node.rank % torch.cuda.device_count())
     # torch's default rounds the inputs of convolutions to 10 bits: float32 means float32 here
     torch.backends.cudnn.allow_tf32 = False
+    torch.cuda.reset_peak_memory_stats()
     gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
     ranks_by_gpu = Counter(node.allgather_objects(str(gpu.uuid)))
     problem = rules.shared_gpus(config, node.size, len(ranks_by_gpu))

@@ -21,7 +21,7 @@ from nnpar_lib.trainers.data.batches import load, normalise
 from nnpar_lib.trainers.loop import checkpoint
 from nnpar_lib.trainers.loop.agreement import Agreement
 from nnpar_lib.trainers.loop.memory_budget import memory_budget
-from nnpar_lib.trainers.loop.placement import Placement, place
+from nnpar_lib.trainers.loop.placement import Placement, describe_gpu, place
 from nnpar_lib.trainers.loop.steps import Step, StepSums, take_steps
 from nnpar_lib.trainers.loop.tuning import tune
 from nnpar_lib.trainers.step.optimizer import learning_rate
@@ -305,7 +305,7 @@ def _record(run: _Run, placement: Placement, origin: dict[str, Any]) -> RunRecor
         num_parameters=num_parameters,
         oversubscribed=placement.oversubscribed,
         bound=placement.bound,
-        gpu=communicator.broadcast_object(placement.gpu),
+        gpu=describe_gpu(placement, communicator),
         config=config.to_dict(),
         provenance=communicator.broadcast_object(origin),
         history=[_finite(entry) for entry in run.history],

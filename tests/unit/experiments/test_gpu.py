@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 
 from nnpar_lib.analysis.claims import gpu
+from nnpar_lib.config import RunConfig
 from nnpar_lib.config.network import MODELS
 from nnpar_lib.experiments import gpu as gpu_report
-from nnpar_lib.experiments.gpu import FULL, Part
+from nnpar_lib.experiments import measuring
+from nnpar_lib.experiments.gpu import FULL
+from nnpar_lib.experiments.measuring import Part
 from nnpar_lib.launch.engines import Engines
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import ComparisonRecord, SweepRecord
@@ -104,26 +107,47 @@ def test_no_run_is_long():
 
 
 def test_what_there_is_no_time_for_is_named_and_nothing_started(tmp_path):
-    missing = gpu_report.measure(
+    missing = measuring.measure(
         gpu_report.plan("cuda", "digits", GPU_MACHINE), tmp_path / "gpu.jsonl", seconds=-1
     )
     assert len(missing) == 8
-    assert missing[1] == "6 of 6 groups of gpu-graph, because time was over"
+    assert missing[1] == "6 of 6 groups of gpu-graph: no time"
     assert not (tmp_path / "gpu.jsonl").exists()
 
 
 @pytest.mark.slow
-def test_a_part_that_fails_takes_no_other_with_it(tmp_path):
+def test_a_group_that_fails_is_shown_at_once_and_takes_no_other_with_it(tmp_path, capsys):
     out = tmp_path / "gpu.jsonl"
     plan = parts("cpu", TINY)
-    broken = Part(experiment="broken", num_ranks=1, measure=Engines.time_trials, groups=({},))
-    missing = gpu_report.measure([broken, plan["gpu-several"]], out, seconds=120)
-    assert len(missing) == 1 and missing[0].startswith(
-        "broken, which failed: rank 0 raised IndexError"
-    )
+    several = plan["gpu-several"]
+    unknown = RunConfig(checkpoint=str(tmp_path / "missing" / "run"))
+    broken = dataclasses.replace(several, groups=({"no folder": unknown}, *several.groups))
+    empty = Part(experiment="empty", num_ranks=1, measure=Engines.time_trials, groups=({},))
+    missing = measuring.measure([empty, broken], out, seconds=120)
+    assert len(missing) == 2
+    assert missing[0].startswith("group 1 of empty, which failed: rank 0 raised IndexError")
+    assert missing[1].startswith("group 1 of gpu-several, which failed: ")
+    captured = capsys.readouterr()
+    assert captured.err.count("Traceback (most recent call last)") >= 2
+    assert "IndexError" in captured.err
     frame = store.frame(store.load(out))
-    assert len(frame) == 4 * plan["gpu-several"].num_repeats
+    assert len(frame) == 4 * several.num_repeats
     assert list(gpu.speeds(frame)["label"]) == ["1 rank", "mpi", "gloo", "gloo, graph"]
+
+
+def test_no_group_begins_that_is_not_expected_to_end_in_time():
+    group = {"one": RunConfig()}
+    first = Part(experiment="first", num_ranks=1, groups=(group, group), num_repeats=2)
+    second = dataclasses.replace(first, experiment="second")
+    budget = measuring.Budget(100)
+    assert budget.allows(first, group)
+    budget.note(first, group, seconds=80)
+    assert budget.allows(first, group) and budget.allows(second, group)
+    budget.note(first, group, seconds=120)
+    assert not budget.allows(first, group) and not budget.allows(second, group)
+    budget.note(second, group, seconds=10)
+    assert budget.allows(second, group) and not budget.allows(first, group)
+    assert not measuring.Budget(-1).allows(first, group)
 
 
 @pytest.mark.slow

@@ -1,0 +1,115 @@
+"""Measuring in a limited time: groups of runs, each started only if it is expected to end in
+time."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnpar_lib.config import RunConfig
+from nnpar_lib.launch.engines import Engines, EnginesLost, RankError, engines
+from nnpar_lib.records.kinds import Record
+
+Measure = Callable[..., Sequence[Record]]  # a method of Engines that measures configs
+FAILURES = (RankError, EnginesLost, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """An experiment: groups of labelled configs, run interleaved, or measured by `measure`."""
+
+    experiment: str
+    num_ranks: int
+    groups: tuple[Mapping[str, RunConfig], ...]
+    num_repeats: int = 3
+    measure: Measure | None = None
+
+    def num_runs(self, group: Mapping[str, RunConfig]) -> int:
+        """Return how many measurements a group takes."""
+        return len(group) * (self.num_repeats if self.measure is None else 1)
+
+
+class Budget:
+    """The seconds that are left, and how long a run took at most in each experiment.
+
+    A run of an experiment that has not begun is expected to take as long as the slowest so far.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._slowest: dict[str, float] = {}
+
+    def note(self, part: Part, group: Mapping[str, RunConfig], seconds: float) -> None:
+        """Learn how long a group took, the start of its engines included."""
+        seconds_per_run = seconds / max(1, part.num_runs(group))
+        self._slowest[part.experiment] = max(
+            seconds_per_run, self._slowest.get(part.experiment, 0.0)
+        )
+
+    def allows(self, part: Part, group: Mapping[str, RunConfig]) -> bool:
+        """Return whether a group is expected to end in time."""
+        slowest = max(self._slowest.values(), default=0.0)
+        expected = part.num_runs(group) * self._slowest.get(part.experiment, slowest)
+        return time.monotonic() + expected < self._deadline
+
+
+def measure(parts: Sequence[Part], out: Path, seconds: float) -> list[str]:
+    """Measure part after part while there is time; return a line for each that is missing.
+
+    A group that fails is shown with its traceback at once; the next begins on new engines.
+    """
+    budget = Budget(seconds)
+    missing = []
+    for part in parts:
+        print(
+            f"{part.experiment}: {sum(map(len, part.groups))} configurations on {part.num_ranks}"
+            " ranks",
+            flush=True,
+        )
+        missing += _measure(part, out, budget)
+    return missing
+
+
+def _measure(part: Part, out: Path, budget: Budget) -> list[str]:
+    """Measure the groups of a part; return a line for each that failed and for those left out."""
+    missing = []
+    num_left = 0
+    ranks: Engines | None = None
+    for number, group in enumerate(part.groups, start=1):
+        if not budget.allows(part, group):
+            num_left += 1
+            continue
+        start = time.monotonic()
+        try:
+            ranks = ranks or engines(part.num_ranks)
+            _measure_group(part, group, ranks, out)
+        except FAILURES as error:
+            traceback.print_exc()
+            reason = str(error).partition("\n")[0]
+            missing.append(f"group {number} of {part.experiment}, which failed: {reason}")
+            _stop(ranks)
+            ranks = None
+        budget.note(part, group, time.monotonic() - start)
+    _stop(ranks)
+    if num_left:
+        missing.append(f"{num_left} of {len(part.groups)} groups of {part.experiment}: no time")
+    return missing
+
+
+def _measure_group(part: Part, group: Mapping[str, RunConfig], ranks: Engines, out: Path) -> None:
+    if part.measure is None:
+        ranks.run_interleaved(
+            group, num_repeats=part.num_repeats, experiment=part.experiment, results_file=out
+        )
+    else:
+        part.measure(ranks, list(group.values()), experiment=part.experiment, results_file=out)
+
+
+def _stop(ranks: Engines | None) -> None:
+    with suppress(*FAILURES):
+        if ranks is not None:
+            ranks.stop()
