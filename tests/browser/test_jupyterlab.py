@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from nnpar_lib.launch.cluster import SESSION_VARIABLE
+from tests import solutions
 from tests.conftest import ROOT
 
 RUN_SECONDS = 400  # far more than they need, for a machine that is busy
@@ -127,4 +128,28 @@ def test_run_all_shows_plots_and_leaves_no_error_and_no_engine(page, lab, name):
     assert page.locator(".jp-RenderedImage img").count() > 0
     own = (address, address.replace("http", "ws"), "data:", "blob:")
     assert [url for url in page.asked if not url.startswith(own)] == []
+    assert engines_of(folder) == []
+
+
+def write_exercise(path):
+    """Write a notebook with one of 02's exercises: filled in wrongly, then rightly."""
+    right = next(source for source in solutions.cells("02", "solution") if "Allreduce" in source)
+    right = right.replace("def step_solution", "def step")
+    mean = right.replace('reduction="sum"', 'reduction="mean"')
+    mean = mean.replace("part.num_global_examples", "communicator.size")
+    check = "\n\n\nexercises.check_mean_over_parts(step)"
+    sources = [*solutions.cells("02", solutions.IMPORTS), mean + check, right + check]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+
+
+@pytest.mark.timeout(RUN_SECONDS + 120)
+def test_an_exercise_is_told_what_is_wrong_and_then_that_it_is_right(page, lab):
+    address, folder = lab
+    write_exercise(folder / "exercise.ipynb")
+    notebook = run_all(page, address, folder / "exercise.ipynb")
+    assert errors(notebook) == []
+    _, wrong, right = (cell["outputs"] for cell in notebook.cells)
+    assert "the mean of each rank's part counts the same" in wrong[-1]["data"]["text/plain"]
+    assert right[-1]["data"]["text/plain"].startswith("Right: equal to serial training")
     assert engines_of(folder) == []
