@@ -230,8 +230,8 @@ def _check_somewhere(
     from nnpar_lib.launch.engines import engines
 
     wanted = num_ranks or NUM_RANKS
-    with engines(wanted) as own_ranks:
-        return _check_on(own_ranks, {**subject, "num_ranks": wanted})
+    with engines(wanted) as started:
+        return _check_on(started, {**subject, "num_ranks": wanted})
 
 
 def _check_on(ranks: Engines, arguments: dict[str, Any]) -> Report:

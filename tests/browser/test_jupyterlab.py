@@ -140,7 +140,8 @@ def write_exercise(path):
     check = "\n\n\nexercises.check_mean_over_parts(step)"
     sources = [*solutions.cells("02", solutions.IMPORTS), mean + check, right + check]
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
 
 
 @pytest.mark.timeout(RUN_SECONDS + 120)

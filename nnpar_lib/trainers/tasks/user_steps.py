@@ -88,7 +88,7 @@ class _Trial:
         older = self.before
         self.before = copy.deepcopy(self.serial)
         weights_before = _flat(self.model.parameters())
-        self._take(self._own_part(whole), communicator)
+        self._take(self._local_part(whole), communicator)
         self._take_serially(whole)
         differing = self._differing(number)
         if differing:
@@ -101,7 +101,7 @@ class _Trial:
             self.serial_optimizer.step()
         return differing
 
-    def _own_part(self, whole: Part) -> Part:
+    def _local_part(self, whole: Part) -> Part:
         mine = part(whole.num_global_examples, self.group.size, self.group.rank)
         return Part(whole.inputs[mine], whole.targets[mine], whole.num_global_examples)
 
@@ -111,13 +111,13 @@ class _Trial:
         chosen = torch.arange(start, start + size) % len(self.targets)
         return Part(self.inputs[chosen], self.targets[chosen], size)
 
-    def _take(self, own: Part, communicator: Any) -> None:
+    def _take(self, local: Part, communicator: Any) -> None:
         """Let the user's function take its step; without an optimizer it leaves a gradient."""
         if self.updates:
-            self.code.run(self.model, own, communicator, self.optimizer)
+            self.code.run(self.model, local, communicator, self.optimizer)
             return
         self.optimizer.zero_grad(set_to_none=True)
-        self.code.run(self.model, own, communicator)
+        self.code.run(self.model, local, communicator)
 
     def _take_serially(self, whole: Part) -> None:
         self.serial_optimizer.zero_grad(set_to_none=True)
