@@ -6,7 +6,7 @@ from nnpar_lib.course.exercises_data import (
     check_momentum,
     check_shards,
 )
-from nnpar_lib.course.exercises_messages import check_ring
+from nnpar_lib.course.exercises_messages import check_doubling, check_ring
 from nnpar_lib.course.exercises_model import check_row_split, check_stage_backward, check_zero_1
 from nnpar_lib.course.exercises_regimes import check_regimes, check_time_optimal_batch
 from nnpar_lib.course.exercises_schedules import check_1f1b, check_gpipe
@@ -14,6 +14,7 @@ from nnpar_lib.course.exercises_schedules import check_1f1b, check_gpipe
 __all__ = [
     "check_1f1b",
     "check_accumulation",
+    "check_doubling",
     "check_gpipe",
     "check_mean_over_parts",
     "check_momentum",

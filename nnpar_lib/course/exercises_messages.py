@@ -1,4 +1,4 @@
-"""An exercise on messages: an all-reduce as a ring."""
+"""Exercises on messages: an all-reduce as a ring, and by recursive doubling."""
 
 from __future__ import annotations
 
@@ -29,13 +29,41 @@ def check_ring(function: Callable[..., Any], *, ranks: Engines | None = None) ->
     with running(ranks, 3) as started:
         for num_ranks in range(1, 1 + min(4, started.num_ranks)):
             for length in LENGTHS:
-                _check_length(function, started, num_ranks, length)
+                fewest = 2 * length * (num_ranks - 1) / num_ranks
+                most = _most_sent(function, started, num_ranks, length)
+                slack = 2 * (num_ranks - 1)  # slices are not all of the same length
+                demand(
+                    most <= fewest + slack,
+                    f"with {length} numbers on {num_ranks} ranks the sums are right, but a rank"
+                    f" sends {most} numbers; in a ring it sends 2 n (p - 1)/p = {fewest:g}",
+                )
     return "the sum on every rank, with no more than 2 n (p - 1)/p numbers from each"
 
 
-def _check_length(
-    function: Callable[..., Any], ranks: Engines, num_ranks: int, length: int
-) -> None:
+@judged
+def check_doubling(function: Callable[..., Any], *, ranks: Engines | None = None) -> str:
+    """Write an all-reduce by recursive doubling: `doubling(values, received, messages)`, in place.
+
+    Partners at distance 1, 2, 4, ... exchange all that they have summed: after lg p exchanges every
+    rank has the sum. The number of ranks is a power of two, `messages` are those of `check_ring`.
+    Tried on 1, 2 and 4 ranks.
+    """
+    with running(ranks, 4) as started:
+        for num_ranks in (1, 2, 4):
+            if num_ranks > started.num_ranks:
+                break
+            most = _most_sent(function, started, num_ranks, LENGTHS[1])
+            needed = LENGTHS[1] * (num_ranks.bit_length() - 1)
+            demand(
+                most <= needed,
+                f"with {LENGTHS[1]} numbers on {num_ranks} ranks the sums are right, but a rank"
+                f" sends {most} numbers; lg p exchanges send n lg p = {needed}",
+            )
+    return "the sum on every rank, in lg p exchanges"
+
+
+def _most_sent(function: Callable[..., Any], ranks: Engines, num_ranks: int, length: int) -> int:
+    """Check the sums on all ranks; return how many numbers the busiest one has sent."""
     places = torch.arange(1, length + 1, dtype=torch.float64)
     arguments = [
         (BASE**rank * places, torch.full((length,), torch.nan, dtype=torch.float64))
@@ -45,14 +73,7 @@ def _check_length(
     for rank, (_, left, _) in enumerate(outcomes):
         where = f"with {length} numbers, on rank {rank} of {num_ranks}"
         _check_sum(left[0] / places, num_ranks, where)
-    most = max(num_sent for *_, num_sent in outcomes)
-    slack = 2 * (num_ranks - 1)  # slices are not all of the same length
-    fewest = 2 * length * (num_ranks - 1) / num_ranks
-    demand(
-        most <= fewest + slack,
-        f"with {length} numbers on {num_ranks} ranks the sums are right, but a rank sends {most}"
-        f" numbers; in a ring it sends 2 n (p - 1)/p = {fewest:g}",
-    )
+    return max(int(num_sent) for *_, num_sent in outcomes)
 
 
 def _check_sum(counts: Tensor, num_ranks: int, where: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from nnpar_lib.course import checks, exercises
 from nnpar_lib.launch.engines import engines
 from nnpar_lib.parts import part
-from nnpar_lib.trainers.communication.algorithms import ring, tree
+from nnpar_lib.trainers.communication.algorithms import recursive_doubling, ring, tree
 from tests.mpi import planted_bugs
 from tests.solutions import solutions
 
@@ -19,14 +19,14 @@ CHECKS = {
 
 
 @pytest.fixture(scope="module")
-def three_engines():
-    with engines(3) as running:
+def four_engines():
+    with engines(4) as running:
         yield running
 
 
 @pytest.mark.parametrize(("notebook", "name"), CHECKS)
-def test_the_solution_of_a_notebook_is_right(three_engines, notebook, name):
-    verdict = CHECKS[notebook, name](solutions(notebook)[name], ranks=three_engines)
+def test_the_solution_of_a_notebook_is_right(four_engines, notebook, name):
+    verdict = CHECKS[notebook, name](solutions(notebook)[name], ranks=four_engines)
     assert verdict.is_right, verdict
 
 
@@ -53,8 +53,8 @@ def divided_by_own_part(model, part, communicator):
         ),
     ],
 )
-def test_wrong_means(three_engines, function, words):
-    assert words in repr(exercises.check_mean_over_parts(function, ranks=three_engines))
+def test_wrong_means(four_engines, function, words):
+    assert words in repr(exercises.check_mean_over_parts(function, ranks=four_engines))
 
 
 def bias_on_every_rank(inputs, weight, bias, communicator):
@@ -74,8 +74,8 @@ def not_summed(inputs, weight, bias, communicator):
         (lambda *_: None, "should be a tensor and is nothing; is there a return?"),
     ],
 )
-def test_wrong_layers(three_engines, function, words):
-    assert words in repr(exercises.check_row_split(function, ranks=three_engines))
+def test_wrong_layers(four_engines, function, words):
+    assert words in repr(exercises.check_row_split(function, ranks=four_engines))
 
 
 def not_gathered(weights, gradient, velocity, communicator):
@@ -98,8 +98,8 @@ def forgotten_velocity(weights, gradient, velocity, communicator):
         (forgotten_velocity, "after step 1 rank 0's velocity is not 0.9 v + g: change it in place"),
     ],
 )
-def test_wrong_sharded_updates(three_engines, function, words):
-    assert words in repr(exercises.check_zero_1(function, ranks=three_engines))
+def test_wrong_sharded_updates(four_engines, function, words):
+    assert words in repr(exercises.check_zero_1(function, ranks=four_engines))
 
 
 def own_counted_twice(values, received, messages):
@@ -135,21 +135,53 @@ def everything_round(values, received, messages):
         (lambda values, received, messages: values.copy_(received), "what was never received"),
     ],
 )
-def test_wrong_rings(three_engines, function, words):
-    assert words in repr(exercises.check_ring(function, ranks=three_engines))
+def test_wrong_rings(four_engines, function, words):
+    assert words in repr(exercises.check_ring(function, ranks=four_engines))
 
 
-def test_a_ring_is_right_and_a_tree_is_told_that_it_sends_more(three_engines):
-    verdict = exercises.check_ring(ring, ranks=three_engines)
+def one_exchange(values, received, messages):
+    if messages.size > 1:
+        partner = messages.rank ^ 1
+        messages.exchange_(values, partner, received, partner)
+        values += received
+
+
+def same_partner_again(values, received, messages):
+    distance = 1
+    while distance < messages.size:
+        partner = messages.rank ^ 1
+        messages.exchange_(values, partner, received, partner)
+        values += received
+        distance *= 2
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (one_exchange, "on rank 0 of 4 the sum at place 0 has rank 2's number not at all"),
+        (same_partner_again, "has rank 0's number twice and rank 1's number twice and rank 2's"),
+    ],
+)
+def test_wrong_doublings(four_engines, function, words):
+    assert words in repr(exercises.check_doubling(function, ranks=four_engines))
+
+
+def test_a_doubling_is_right(four_engines):
+    verdict = exercises.check_doubling(recursive_doubling, ranks=four_engines)
     assert verdict.is_right, verdict
-    assert not exercises.check_ring(tree, ranks=three_engines).is_right
 
 
-def test_an_exception_on_ranks_is_a_line_with_its_line(three_engines):
+def test_a_ring_is_right_and_a_tree_is_told_that_it_sends_more(four_engines):
+    verdict = exercises.check_ring(ring, ranks=four_engines)
+    assert verdict.is_right, verdict
+    assert not exercises.check_ring(tree, ranks=four_engines).is_right
+
+
+def test_an_exception_on_ranks_is_a_line_with_its_line(four_engines):
     def broken(weights, gradient, velocity, communicator):
         return weights - communicator.velocity
 
-    text = repr(exercises.check_zero_1(broken, ranks=three_engines))
+    text = repr(exercises.check_zero_1(broken, ranks=four_engines))
     assert "rank 0 raised AttributeError: " in text and "has no attribute 'velocity'" in text
     assert text.endswith("of broken: return weights - communicator.velocity")
 
