@@ -92,13 +92,16 @@ class AllreduceRecord:
 class MessageRecord:
     """Seconds of a message of `num_bytes` between two ranks, for each repeat.
 
-    The seconds of a repeat are half of the mean round trip.
+    The seconds of a repeat are half of the mean round trip. `exchange_seconds` are those of a
+    message in each direction at once, and `add_seconds` those of adding so many bytes of float32.
     """
 
     num_bytes: int
     seconds: list[float]
     provenance: dict[str, Any]
     oversubscribed: bool
+    exchange_seconds: list[float] = field(default_factory=list)
+    add_seconds: list[float] = field(default_factory=list)
     experiment: str = ""
     kind: str = "message"
     schema: int = SCHEMA

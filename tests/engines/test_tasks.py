@@ -22,10 +22,15 @@ def test_prices_of_messages_and_sums_are_records_in_the_file(shared_engines, tmp
     file = tmp_path / "prices.jsonl"
     messages = shared_engines.sweep_messages([1_000], num_repeats=2, results_file=file)
     sums = shared_engines.sweep_allreduces(
-        ["shared", "mpi"], [100], num_repeats=2, results_file=file
+        ["shared", "mpi", "ring"], [100], num_repeats=2, results_file=file
     )
+    assert min(messages[0].exchange_seconds + messages[0].add_seconds) > 0
     assert [(record.kind, record.num_bytes) for record in messages] == [("message", 1_000)]
-    assert [(record.allreduce, record.num_ranks) for record in sums] == [("shared", 2), ("mpi", 2)]
+    assert [(record.allreduce, record.num_ranks) for record in sums] == [
+        ("shared", 2),
+        ("mpi", 2),
+        ("ring", 2),
+    ]
     assert store.load(file) == [*messages, *sums]
 
 

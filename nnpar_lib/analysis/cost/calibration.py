@@ -7,7 +7,15 @@ from collections.abc import Iterable
 import pandas as pd
 
 from nnpar_lib.analysis import scaling
-from nnpar_lib.analysis.cost.cost_model import Architecture, Block, Machine, Model, architecture
+from nnpar_lib.analysis.cost import allreduce_algorithms
+from nnpar_lib.analysis.cost.cost_model import (
+    NOTHING,
+    Architecture,
+    Block,
+    Machine,
+    Model,
+    architecture,
+)
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta, fit_alpha_beta
 from nnpar_lib.config import RunConfig
 from nnpar_lib.records import store
@@ -21,6 +29,7 @@ def machine(records: Iterable[Record]) -> Machine:
 
     The alpha and beta of an all-reduce are those of the messages of a ring that takes as long.
     """
+    records = list(records)
     frame = store.frame(records)
     messages = frame[frame["kind"] == "message"].explode("seconds")
     seconds = messages.groupby("num_bytes")["seconds"].median()
@@ -34,6 +43,7 @@ def machine(records: Iterable[Record]) -> Machine:
     return Machine(
         message=fit_alpha_beta(seconds.index.to_numpy(float), seconds.to_numpy(float)),
         allreduces=fits,
+        addition=_addition(records),
     )
 
 
@@ -51,6 +61,14 @@ def models(records: Iterable[Record], num_ranks: int) -> dict[Architecture, Mode
             " profile_blocks"
         )
     return {key: _model(store.frame(same)) for key, same in profiles.items()}
+
+
+def _addition(records: Iterable[Record]) -> AlphaBeta:
+    """Return the seconds of an addition of bytes; none where an older sweep did not time it."""
+    try:
+        return allreduce_algorithms.prices(records).addition
+    except ValueError:
+        return NOTHING
 
 
 def _as_ring(total: AlphaBeta, num_ranks: int) -> AlphaBeta:

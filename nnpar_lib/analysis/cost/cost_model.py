@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nnpar_lib import parts, schedules
+from nnpar_lib.analysis.cost.allreduce_algorithms import FORMULAS, Prices
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.sections import architecture_options, resolved
@@ -71,13 +72,18 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The price of a message between two ranks, and of a message in each kind of all-reduce."""
+    """The price of a message between two ranks, of a message in each kind of all-reduce, and of an
+    addition of bytes."""
 
     message: AlphaBeta
     allreduces: Mapping[str, AlphaBeta]
+    addition: AlphaBeta = NOTHING
 
     def allreduce(self, num_bytes: float, num_ranks: int, kind: str = "mpi") -> float:
-        """Return the seconds of an all-reduce."""
+        """Return the seconds of an all-reduce: by its formula, where it was not measured."""
+        if kind not in self.allreduces and kind in FORMULAS:
+            prices = Prices(message=self.message, addition=self.addition)
+            return FORMULAS[kind](num_bytes, num_ranks, prices)
         return allreduce_seconds(self.allreduces.get(kind, self.message), num_bytes, num_ranks)
 
 

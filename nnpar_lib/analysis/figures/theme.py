@@ -41,6 +41,17 @@ STYLES = {
     "gradient_averaging/overlapped": Style(
         "gradient averaging (overlapped)", "#029e73", "D", (0, (4, 1, 1, 1))
     ),
+    "gradient_averaging/ring": Style("gradient averaging (ring)", "#ca3a7c", "$O$", (0, (3, 2))),
+    "gradient_averaging/recursive_doubling": Style(
+        "gradient averaging (recursive doubling)", "#3d6b21", "$2$", (0, (5, 1, 1, 1))
+    ),
+    "gradient_averaging/rabenseifner": Style(
+        "gradient averaging (Rabenseifner)", "#5b5ea6", "$R$", (0, (1, 1))
+    ),
+    "gradient_averaging/tree": Style("gradient averaging (tree)", "#8f5a3c", "$Y$", (0, (6, 2))),
+    "gradient_averaging/two_level": Style(
+        "gradient averaging (two levels)", "#00798c", "$L$", (0, (2, 1))
+    ),
     "weight_averaging": Style("weight averaging", "#b34a9c", "v", (0, (2, 1))),
     "root_worker": Style("root and workers", "#d55e00", "P", (0, (1, 1))),
     "cpp/shared": Style("C++ (shared memory)", "#7d3c98", "h", "solid"),
@@ -55,7 +66,16 @@ STYLES = {
 }
 PARTS = {"compute": "#0173b2", "communicate": "#de8f05", "wait": "#d55e00", "other": "#c8c8c8"}
 HATCHES = {"compute": "", "communicate": "///", "wait": "...", "other": ""}
-ALLREDUCE_LABELS = {"shared": "shared memory", "mpi": "MPI Allreduce", "overlapped": "overlapped"}
+ALLREDUCE_LABELS = {
+    "shared": "shared memory",
+    "mpi": "MPI Allreduce",
+    "overlapped": "overlapped",
+    "ring": "ring",
+    "recursive_doubling": "recursive doubling",
+    "rabenseifner": "Rabenseifner",
+    "tree": "tree",
+    "two_level": "two levels",
+}
 
 
 def theme() -> None:

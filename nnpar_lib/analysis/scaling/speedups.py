@@ -211,7 +211,8 @@ def bandwidth(frame: pd.DataFrame) -> pd.DataFrame:
     size and dtype.
 
     `bandwidth` is the algorithm bandwidth: bytes of one rank's buffer by the median seconds,
-    whatever crossed the wire.
+    whatever crossed the wire. `bus_bandwidth` is 2(p-1)/p of it, as NCCL's tests define it: what
+    each rank has to send at least, so that it can be compared with that of a message for any p.
     """
     rows = frame[frame["kind"] == "allreduce"] if "kind" in frame else frame
     if rows.empty:
@@ -224,6 +225,8 @@ def bandwidth(frame: pd.DataFrame) -> pd.DataFrame:
     itemsize = table["dtype"].map(lambda name: np.dtype(name).itemsize)
     table["num_bytes"] = table["num_elements"].astype(int) * itemsize
     table["bandwidth"] = table["num_bytes"] / table["seconds"]
+    num_others = table["num_ranks"].astype(int) - 1
+    table["bus_bandwidth"] = 2 * num_others / table["num_ranks"] * table["bandwidth"]
     return table.sort_values(["num_ranks", "num_elements"], kind="stable", ignore_index=True)
 
 

@@ -208,7 +208,8 @@ def sweep_messages(
     *,
     listener: Listener | None = None,
 ) -> list[dict[str, Any]]:
-    """Time messages of `sizes` bytes between the first two ranks (collective over the world).
+    """Time messages of `sizes` bytes between the first two ranks (collective over the world), in
+    one direction and in both at once, and the addition of so many bytes.
 
     A repeat is half the mean of the round trips that fit about 20 ms. Return the records as dicts
     on rank 0, an empty list elsewhere. A world of one rank is a ValueError.
@@ -221,13 +222,13 @@ def sweep_messages(
         placement = place(RunConfig(num_threads=1), group)
         origin = provenance()
         for size in sizes:
-            round_trip = _ping_pong(group, torch.zeros(size, dtype=torch.uint8))
-            count = _count_for(group, round_trip)
-            seconds = [mean_seconds(group, round_trip, count) / 2 for _ in range(num_repeats)]
+            times = _time_messages(group, size, num_repeats)
             records.append(
                 MessageRecord(
                     num_bytes=size,
-                    seconds=seconds,
+                    seconds=[seconds / 2 for seconds in times["round trip"]],
+                    exchange_seconds=times["exchange"],
+                    add_seconds=times["addition"],
                     provenance=origin,
                     experiment=experiment,
                     oversubscribed=placement.oversubscribed,
@@ -270,6 +271,26 @@ def _ping_pong(group: Communicator, message: torch.Tensor) -> Callable[[], None]
     return round_trip
 
 
+def _time_messages(group: Communicator, size: int, num_repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of a round trip, an exchange and an addition, in turn, for each repeat."""
+    message = torch.zeros(size, dtype=torch.uint8)
+    arriving = torch.empty_like(message)
+    addend = torch.zeros(max(1, size // 4))
+    total = torch.zeros_like(addend)
+    other_rank = 1 - group.rank
+    operations: dict[str, Callable[[], object]] = {
+        "round trip": _ping_pong(group, message),
+        "exchange": lambda: group.exchange_(message, other_rank, arriving, other_rank),
+        "addition": lambda: total.add_(addend),
+    }
+    counts = {name: _count_for(group, operation) for name, operation in operations.items()}
+    times: dict[str, list[float]] = {name: [] for name in operations}
+    for _ in range(num_repeats):
+        for name, operation in operations.items():
+            times[name].append(mean_seconds(group, operation, counts[name]))
+    return times
+
+
 def _time_kinds(
     group: Communicator, kinds: Sequence[str], size: int, num_repeats: int, dtype: torch.dtype
 ) -> list[list[float]]:
@@ -289,13 +310,13 @@ def _time_kinds(
     return times
 
 
-def _count_for(group: Communicator, operation: Callable[[], None], seconds: float = 0.02) -> int:
+def _count_for(group: Communicator, operation: Callable[[], object], seconds: float = 0.02) -> int:
     """Warm an operation up; return how many repeats fill this time, the same on all ranks."""
     mean_seconds(group, operation, 3)
     return max(3, min(2000, int(seconds / mean_seconds(group, operation, 3))))
 
 
-def mean_seconds(group: Communicator, operation: Callable[[], None], count: int) -> float:
+def mean_seconds(group: Communicator, operation: Callable[[], object], count: int) -> float:
     """Return the mean seconds of an operation, the maximum over ranks (collective)."""
     group.barrier()
     start = time.perf_counter()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nnpar_lib.analysis.figures import lines, plots, theme
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.spread import STRATEGIES
+from nnpar_lib.config.spread import OF_MESSAGES, STRATEGIES
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import AllreduceRecord, RunRecord
 
@@ -314,6 +314,7 @@ def test_accuracy_is_drawn_against_what_was_asked(x, last):
 
 def test_every_strategy_has_a_look_of_its_own():
     styles = [theme.style_of(s, a) for s in STRATEGIES for a in ("shared", "mpi", "overlapped")]
+    styles += [theme.style_of("gradient_averaging", a) for a in OF_MESSAGES]
     styles = list(dict.fromkeys(styles))
     assert {s.label for s in styles} == {s.label for s in theme.STYLES.values()}
     for look in ("colour", "marker", "label"):

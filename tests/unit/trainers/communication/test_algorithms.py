@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from nnpar_lib.config.spread import ALGORITHMS as NAMES
 from nnpar_lib.trainers.communication.algorithms import ALGORITHMS
-from nnpar_lib.trainers.communication.algorithms.two_level import two_level
-from tests.unit.trainers.communication.thread_messages import (
+from nnpar_lib.trainers.communication.algorithms.threads import (
     Mailboxes,
     ThreadMessages,
+    allreduce,
+    messages_of,
     on_threads,
-    summed,
 )
+from nnpar_lib.trainers.communication.algorithms.two_level import two_level
 
 MAX_RANKS = 9
 FLOATS = st.floats(-1e6, 1e6, width=32)
@@ -45,7 +46,7 @@ def check_sums(sums, tensors):
 @settings(max_examples=40, deadline=None)
 @given(tensors=addends())
 def test_all_ranks_read_the_same_bits_of_the_sum(name, tensors):
-    sums, _ = summed(ALGORITHMS[name], tensors)
+    sums, _ = allreduce(ALGORITHMS[name], tensors)
     check_sums(sums, tensors)
 
 
@@ -81,8 +82,9 @@ def test_the_names_of_the_options_are_those_of_the_algorithms():
 @functools.cache
 def counts(name, size, length=840):
     """Return the steps and the numbers sent of the rank that has most of each."""
-    _, groups = summed(ALGORITHMS[name], [torch.ones(length)] * size)
-    return max(group.num_steps for group in groups), max(group.num_sent for group in groups)
+    _, groups = allreduce(ALGORITHMS[name], [torch.ones(length)] * size)
+    num_sent = [sum(message.num_elements for message in group.sent) for group in groups]
+    return max(group.num_steps for group in groups), max(num_sent)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
@@ -101,3 +103,21 @@ def test_a_ring_sends_no_more_where_ranks_are_no_power_of_two_and_the_others_fol
     assert counts("ring", size) == (2 * (size - 1), 2 * 840 * (size - 1) / size)
     assert counts("recursive_doubling", size)[0] == rounds + 2
     assert counts("rabenseifner", size)[0] == 2 * rounds + 2
+
+
+def test_messages_can_be_looked_at():
+    first, second, *rest = messages_of(ALGORITHMS["ring"], 2, 3)
+    assert (first.step, first.source, first.target, first.num_elements) == (1, 0, 1, 2)
+    assert (second.step, second.source, second.target, second.num_elements) == (1, 1, 0, 1)
+    assert [message.step for message in rest] == [2, 2]
+
+
+def test_both_sides_of_a_message_are_of_one_length():
+    def wrong(values, received, messages):
+        if messages.rank == 0:
+            messages.send(values[:1], 1)
+        else:
+            messages.receive_(values, 0)
+
+    with pytest.raises(ValueError, match="rank 1 expects 3 numbers from rank 0, which sent 1"):
+        allreduce(wrong, [torch.ones(3)] * 2)
