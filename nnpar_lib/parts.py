@@ -26,6 +26,14 @@ def part(num_items: int, size: int, rank: int) -> slice:
     return slice(start, start + base + (rank < extra))
 
 
+def slot_sizes(sizes: Sequence[int], num_slots: int) -> list[int]:
+    """Return the size of each place for buffers that take turns: buffer i lies in i % `num_slots`.
+
+    A buffer overwrites the one that was in its place before it.
+    """
+    return [max(sizes[slot::num_slots], default=0) for slot in range(num_slots)]
+
+
 def partition(seconds: Sequence[float], num_stages: int) -> list[slice]:
     """Return consecutive, non-empty parts whose largest sum is minimal.
 

@@ -97,6 +97,16 @@ MODEL_PARALLELISM = {
         },
         digits=2,
     ),
+    "in-parts-table": Table(
+        {
+            "strategy": "way",
+            "num_ranks": "ranks",
+            "seconds": "s a step",
+            "mb": "MB a rank",
+            "exchanged": "MB a step",
+        },
+        digits=2,
+    ),
     "goals-table": Table(
         {
             "model": "model",

@@ -14,7 +14,7 @@ MEMORY_FORMATS = ("contiguous", "channels_last")
 CONVOLUTIONS = ("torch", "im2col")
 WITH_CONVOLUTIONS = ("cnn", "resnet18")
 # Strategies that may throw activations away and compute them again.
-RECOMPUTING = ("serial", "gradient_averaging", "pipeline", "hybrid")
+RECOMPUTING = ("serial", "gradient_averaging", "sharded", "pipeline", "hybrid")
 # Strategies that may compute a batch in micro-batches and add up their gradients.
 ACCUMULATING = ("serial", "gradient_averaging", "weight_averaging", "tensor")
 

@@ -63,7 +63,7 @@ class Network(Section):
         role=METHOD,
         read_by={
             "model": ("resnet18",),
-            "strategy": ("gradient_averaging", "torch_ddp", "hybrid"),
+            "strategy": ("gradient_averaging", "sharded", "torch_ddp", "torch_fsdp", "hybrid"),
         },
         changes_numbers=True,
     )

@@ -37,6 +37,8 @@ def check(config: Sections) -> None:
         _check_backend(config)
     if config.record:
         _check_recording(config)
+    if config.strategy == "sharded":
+        _check_sharded(config)
 
 
 def check_given(config: Sections, given: Iterable[str]) -> None:
@@ -112,6 +114,15 @@ def _check_tensor(config: Sections) -> None:
         raise ValueError(
             f"num_ranks={config.num_ranks} is more than the {min(widths)} features of the narrowest"
             " layer, which the strategy tensor splits; take fewer ranks or wider layers"
+        )
+
+
+def _check_sharded(config: Sections) -> None:
+    """Refuse weights of a GPU in memory that the ranks of a node share."""
+    if config.device != "cpu" and config.allreduce == "shared":
+        raise ValueError(
+            "allreduce='shared' keeps the parts of strategy 'sharded' in the host's memory, not on"
+            f" device={config.device!r}; use allreduce='mpi'"
         )
 
 

@@ -14,7 +14,9 @@ STRATEGIES = (
     "gradient_averaging",
     "weight_averaging",
     "root_worker",
+    "sharded",
     "torch_ddp",
+    "torch_fsdp",
     "pipeline",
     "tensor",
     "hybrid",
@@ -25,7 +27,7 @@ STRATEGIES = (
 NATIVE_STRATEGIES = ("cpp", "cpp_weight_averaging")  # the program in C++
 SINGLE_RANK_STRATEGIES = ("serial", "tutorial")
 PIPELINES = ("pipeline", "hybrid", "torch_pipelining")  # cut the model into stages
-OF_TORCH_DISTRIBUTED = ("torch_ddp", "torch_pipelining")
+OF_TORCH_DISTRIBUTED = ("torch_ddp", "torch_fsdp", "torch_pipelining")
 # Backends of torch.distributed, and the device whose tensors each of them sums.
 BACKEND_DEVICES = {"nccl": "cuda", "gloo": "cpu"}
 # All-reduces from plain messages, and the composition of two of them.
@@ -34,6 +36,8 @@ READ_ALGORITHMS = ("gradient_averaging", "weight_averaging")  # strategies that 
 TWO_LEVEL = "two_level"
 OF_MESSAGES = (*ALGORITHMS, TWO_LEVEL)
 ALLREDUCES = ("shared", "mpi", "overlapped", *OF_MESSAGES, *BACKEND_DEVICES)
+# What ranks divide instead of each holding all of it: stages 1, 2 and 3 of ZeRO.
+SHARDS = ("optimizer", "gradients", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,14 @@ class Spread(Section):
         "(two_level), or torch.distributed over nccl (one GPU a rank) or gloo (CPU)",
         ALLREDUCES,
         role=METHOD,
-        read_by={"strategy": ("gradient_averaging", "weight_averaging", *NATIVE_STRATEGIES)},
+        read_by={
+            "strategy": (
+                "gradient_averaging",
+                "weight_averaging",
+                "sharded",
+                *NATIVE_STRATEGIES,
+            )
+        },
         native=("shared", "mpi", "overlapped"),
     )
     inside_nodes: str = option(
@@ -103,6 +114,24 @@ class Spread(Section):
         "static graph; without it as it comes",
         role=METHOD,
         read_by={"strategy": ("torch_ddp",)},
+    )
+    shard: str = option(
+        "weights",
+        "what ranks divide: the optimizer's state, gradients too, or weights too, which are then"
+        " gathered block by block (stages 1, 2 and 3 of ZeRO)",
+        SHARDS,
+        role=METHOD,
+        read_by={"strategy": ("sharded",)},
+    )
+    prefetch: bool = option(
+        True,
+        "exchange a block's weights and gradient while the next block computes",
+        role=METHOD,
+        read_by={
+            "strategy": ("sharded",),
+            "shard": ("gradients", "weights"),
+            "allreduce": ("mpi",),
+        },
     )
     schedule: str = option(
         "1f1b",
@@ -165,6 +194,16 @@ class Spread(Section):
     def is_native(self) -> bool:
         """Whether the program in C++ takes the steps."""
         return self.strategy in NATIVE_STRATEGIES
+
+    @property
+    def prefetches(self) -> bool:
+        """Whether blocks are exchanged while others compute."""
+        return self.prefetch and self.allreduce == "mpi" and self.shard != "optimizer"
+
+    def num_owners(self, part: str) -> int:
+        """Return how many ranks of a node divide what is one of `SHARDS`."""
+        is_divided = SHARDS.index(part) <= SHARDS.index(self.shard)
+        return self.num_ranks if self.strategy == "sharded" and is_divided else 1
 
     @property
     def num_stage_ranks(self) -> int:

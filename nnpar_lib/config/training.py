@@ -11,6 +11,8 @@ from nnpar_lib.config.spread import STRATEGIES
 DATASETS = ("digits", "mnist", "fashion_mnist")
 NUM_TRAINING_EXAMPLES = {"digits": 12_000, "mnist": 60_000, "fashion_mnist": 60_000}
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adagrad")
+# numbers that each keeps for a weight
+OPTIMIZER_VALUES = {"sgd": 0, "momentum": 1, "nesterov": 1, "adagrad": 1, "adam": 2}
 WITH_MOMENTUM = ("momentum", "nesterov")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 DATA_LOADINGS = ("memory", "loader")

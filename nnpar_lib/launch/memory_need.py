@@ -16,7 +16,7 @@ import psutil
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.network import IMAGE_SIZE
-from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES
+from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES, OPTIMIZER_VALUES
 from nnpar_lib.records.provenance import num_cores
 
 NUM_CLASSES = 10
@@ -25,7 +25,6 @@ MESSAGE_BYTES = 17 * 2**20  # of Open MPI's memory for messages between the rank
 MAX_THREADS = 1024  # of a rank: libraries of threads crash above some thousands
 MAX_NATIVE_PARAMETERS = 2**28  # as in cpp/src/parameters.cpp
 VALUE_BYTES = {"float32": 4, "float64": 8}
-OPTIMIZER_VALUES = {"sgd": 0, "momentum": 1, "nesterov": 1, "adagrad": 1, "adam": 2}
 CGROUPS = Path("/sys/fs/cgroup")
 NATIVE_EVALUATION_EXAMPLES = 256  # as kMinExamples in cpp/src/training.cpp
 
@@ -61,9 +60,7 @@ def rank_bytes(config: RunConfig) -> int:
         return _native_values(config) * VALUE_BYTES["float32"]
     if config.device != "cpu":
         return RANK_BYTES
-    num_owners = config.num_ranks if config.allreduce == "shared" else 1  # each updates a part
-    num_values = num_parameters(config) * 2
-    num_values += num_parameters(config) * OPTIMIZER_VALUES[config.optimizer] // num_owners
+    num_values = _state_values(config)
     num_parts = config.num_stage_ranks if config.strategy != "tensor" else config.num_ranks
     num_local = config.global_batch_size // config.num_data_ranks
     microbatch = min(num_local, config.microbatch_size or num_local)
@@ -71,6 +68,17 @@ def rank_bytes(config: RunConfig) -> int:
         microbatch = num_local // config.pipeline.num_microbatches
     num_values += microbatch * sum(map(math.prod, _outputs(config)))
     return RANK_BYTES + num_values * VALUE_BYTES[config.dtype] // num_parts
+
+
+def _state_values(config: RunConfig) -> int:
+    """Return the numbers of weights, gradients and optimizer state on a rank, of a whole model."""
+    num_values = num_parameters(config)
+    optimizer_values = num_values * OPTIMIZER_VALUES[config.optimizer]
+    if config.strategy == "sharded":
+        divided = [num_values // config.num_owners(part) for part in ("weights", "gradients")]
+        return sum(divided) + optimizer_values // config.num_owners("optimizer")
+    num_owners = config.num_ranks if config.allreduce == "shared" else 1  # each updates a part
+    return 2 * num_values + optimizer_values // num_owners
 
 
 def shared_bytes(config: RunConfig) -> int:

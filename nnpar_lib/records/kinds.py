@@ -21,7 +21,8 @@ class RunRecord:
     train_loss, test_accuracy. `events` holds, for each rank, lists of activity, stage, micro-batch,
     start and end in seconds since a barrier, for the last `num_traced_steps` steps. `memory` has
     for each rank the bytes of its parameters, gradients, optimizer state and activations at their
-    peak. `gpu` says which one it is, how many ranks share it, and in `peak_bytes` the most that
+    peak; `sharded` adds the places of whole `blocks` that come and go.
+    `gpu` says which one it is, how many ranks share it, and in `peak_bytes` the most that
     tensors of a rank held on it; it is empty on a CPU. `tuning`
     holds what `tune` measured and chose, where `config` asks for it. `label` is what the experiment
     calls this config, if anything. `divergence` has the step, counted from 1, whose loss was the

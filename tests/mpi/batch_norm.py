@@ -64,6 +64,18 @@ def cases() -> dict[str, tuple[RunConfig, int, int, bool]]:
             1,
             False,
         ),
+        "synchronised in sharded": (
+            RunConfig(strategy="sharded", allreduce="mpi", **COMMON),
+            4,
+            1,
+            True,
+        ),
+        "local in sharded": (
+            RunConfig(strategy="sharded", batch_norm="local", **COMMON),
+            4,
+            1,
+            False,
+        ),
         "local in ddp": (
             RunConfig(strategy="torch_ddp", batch_norm="local", **COMMON),
             4,

@@ -12,7 +12,7 @@ import json
 import torch
 
 from nnpar_lib.config import RunConfig, rules
-from nnpar_lib.config.spread import OF_MESSAGES
+from nnpar_lib.config.spread import OF_MESSAGES, SHARDS
 from nnpar_lib.config.training import OPTIMIZERS
 from nnpar_lib.trainers.communication.mpi import world
 from nnpar_lib.trainers.step import build, cuda_graph
@@ -31,11 +31,16 @@ RESNET = (
     ("gradient_averaging", "overlapped", "torch"),
     ("torch_ddp", "shared", "im2col"),
 )
+SHARDED_BY = ("mpi", "shared") if DEVICE == "cpu" else ("mpi",)
 BACKEND = {"cpu": "gloo", "cuda": "nccl"}[DEVICE]
 RECOMPUTED = (
     ("cnn", {"allreduce": "shared", "global_batch_size": 71}),
     ("resnet18", {"allreduce": "overlapped"}),  # statistics are exchanged again
 )
+SHARDED = {
+    "mlp-momentum-float64": {"hidden": (16, 1, 2)},  # a block of 2 parameters
+    "cnn-adam-float32": {"global_batch_size": 71},  # a last batch of 1
+}
 RECORDED = (
     ("shared", "momentum", {}),
     ("mpi", "adam", {"allreduce": "mpi"}),
@@ -49,6 +54,8 @@ EACH_KIND = (
     "operations-shared-momentum-float64",
     "weight_averaging-each-step-mlp-float64",
     "nearly-empty-batch-mlp-float64",
+    *(f"sharded-{shard}-mpi-mlp-momentum-float64" for shard in SHARDS),
+    "sharded-weights-shared-mlp-momentum-float64",
     f"{BACKEND}-cnn-float64",
 )  # what is repeated under every MPI
 UNEVEN = 67  # leaves a last batch of 7: uneven parts on 2, 3 and 4 ranks
@@ -173,11 +180,44 @@ def cases(num_ranks: int) -> dict[str, RunConfig]:
         global_batch_size=UNEVEN,
         device=DEVICE,
     )
+    configs |= _sharded(num_ranks)
     return {
         name: config
         for name, config in selected(configs, EACH_KIND).items()
         if not rules.shared_gpus(config, num_ranks, torch.cuda.device_count())
     }
+
+
+def _sharded(num_ranks: int) -> dict[str, RunConfig]:
+    """Return cases of each stage, each way to exchange and each model, and of torch's FSDP."""
+    configs = {"torch_fsdp-cnn-float64": _config(num_ranks, "torch_fsdp", "cnn", "adam", "float64")}
+    for shard, allreduce in itertools.product(SHARDS, SHARDED_BY):
+        for name, more in SHARDED.items():
+            model, optimizer, dtype = name.split("-")
+            configs[f"sharded-{shard}-{allreduce}-{name}"] = _config(
+                num_ranks,
+                "sharded",
+                model,
+                optimizer,
+                dtype,
+                shard=shard,
+                allreduce=allreduce,
+                **more,
+            )
+    config = configs["sharded-weights-mpi-mlp-momentum-float64"]
+    configs["sharded-weights-mpi-at-once-mlp-momentum-float64"] = config.replace(prefetch=False)
+    config = configs["sharded-weights-mpi-cnn-adam-float32"]
+    configs["sharded-weights-mpi-again-cnn-adam-float32"] = config.replace(recompute=True)
+    configs["sharded-weights-mpi-resnet18-momentum-float64"] = _config(
+        num_ranks,
+        "sharded",
+        "resnet18",
+        "momentum",
+        "float64",
+        allreduce="mpi",
+        memory_format="channels_last",
+    )
+    return configs
 
 
 def _config(

@@ -45,8 +45,10 @@ DIFFERENCES = ("first_update", "worst_parameter", "weights", "loss", "accuracy")
 # strategies that promise what serial training gives; the others are algorithms of their own
 STRATEGIES = (
     "gradient_averaging",
+    "sharded",
     "weight_averaging",  # where it averages after each step of sgd
     "torch_ddp",
+    "torch_fsdp",
     "pipeline",
     "tensor",
     "hybrid",
@@ -75,6 +77,7 @@ NUMBERS = {
     "num_ranks": st.integers(2, MAX_RANKS),
     "bucket_kib": st.integers(1, 8),
     "ranks_per_node": st.integers(0, MAX_RANKS),
+    "prefetch": st.booleans(),
     "num_microbatches": st.integers(1, 6),
     "num_chunks": st.integers(1, 3),
     "pipeline_size": st.integers(0, MAX_RANKS),

@@ -55,6 +55,20 @@ BROKEN_OFF = {
         "allreduce": "overlapped",
         "optimizer": "nesterov",
     },
+    "sharded-optimizer": {
+        "strategy": "sharded",
+        "num_ranks": 2,
+        "shard": "optimizer",
+        "allreduce": "mpi",
+        "optimizer": "adagrad",
+    },
+    "sharded-gradients": {"strategy": "sharded", "num_ranks": 2, "shard": "gradients"},
+    "sharded-weights": {
+        "strategy": "sharded",
+        "num_ranks": 3,
+        "allreduce": "mpi",
+        "optimizer": "adam",
+    },
     "averages": {"strategy": "weight_averaging", "num_ranks": 3, "average_every": 8},
     "averages-adam": {
         "strategy": "weight_averaging",
@@ -82,9 +96,17 @@ BROKEN_OFF = {
         "batch_norm": "local",
         "memory_format": "channels_last",
     },
+    "resnet-sharded": {
+        "strategy": "sharded",
+        "num_ranks": 2,
+        **RESNET,
+        "batch_norm": "local",
+        "memory_format": "channels_last",
+    },
     "resnet-tensor": {"strategy": "tensor", "num_ranks": 2, **RESNET},
     "ddp": {"strategy": "torch_ddp", "num_ranks": 2, "optimizer": "adam"},
     "ddp-tuned": {"strategy": "torch_ddp", "num_ranks": 2, "ddp_tuned": True},
+    "fsdp": {"strategy": "torch_fsdp", "num_ranks": 2, "optimizer": "adam"},
     "torch-pipelining": {"strategy": "torch_pipelining", "num_ranks": 2, "global_batch_size": 400},
 }
 CHANGES = (  # a leg each, three steps long
@@ -92,8 +114,11 @@ CHANGES = (  # a leg each, three steps long
     {"strategy": "gradient_averaging", "num_ranks": 2},
     {"strategy": "pipeline", "num_ranks": 2, "schedule": "zero_bubble"},
     {"strategy": "tensor", "num_ranks": 3},
+    {"strategy": "sharded", "num_ranks": 3, "shard": "weights"},
+    {"strategy": "sharded", "num_ranks": 2, "shard": "gradients", "allreduce": "mpi"},
     {"strategy": "hybrid", "num_ranks": 4, "pipeline_size": 2},
     {"strategy": "torch_ddp", "num_ranks": 2},
+    {"strategy": "torch_fsdp", "num_ranks": 3},
     {"strategy": "serial"},
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nnpar_lib.analysis.cost import comparison, predictions, traced_pipelines, ways
+from nnpar_lib.analysis.cost import memory as memory_cost
 from nnpar_lib.analysis.cost.cost_model import Machine
 from nnpar_lib.analysis.cost.predictions import AssumedMachine
 from nnpar_lib.records import store
@@ -68,6 +69,13 @@ def memory(records: Sequence[RunRecord]) -> dict[str, Any]:
         record = labelled[f"{schedule}, {most} micro-batches"]
         numbers[f"memory-{schedule}"] = record.memory[0]["activations"] / 1e6
     return numbers
+
+
+def in_parts_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Return what each way to train a network that does not fit on a rank takes, in MB."""
+    large = [record for record in records if record.experiment == "does_not_fit"]
+    table = memory_cost.of_large_models(large)
+    return table.assign(mb=table["memory_bytes"] / 1e6, exchanged=table["exchanged_bytes"] / 1e6)
 
 
 def fastest_table(table: pd.DataFrame) -> pd.DataFrame:

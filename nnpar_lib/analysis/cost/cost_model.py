@@ -102,6 +102,7 @@ def step_seconds(config: RunConfig, model: Model, machine: Machine) -> float:
         "pipeline": _pipeline,
         "hybrid": _pipeline,
         "tensor": _tensor,
+        "sharded": _sharded,
     }
     if config.strategy not in models:
         raise ValueError(
@@ -142,6 +143,45 @@ def _pipeline(config: RunConfig, model: Model, machine: Machine) -> float:
         + model.clear.seconds(held)
         + machine.allreduce(held, num_copies)
     )
+
+
+def _sharded(config: RunConfig, model: Model, machine: Machine) -> float:
+    """Each rank computes its part of the batch and updates its part of the weights.
+
+    A reduce-scatter and an all-gather of a block are the two halves of an all-reduce. Nothing of
+    them is hidden.
+    """
+    p = config.num_ranks
+    num_examples = -(-config.global_batch_size // p)
+
+    def exchange(num_bytes: int) -> float:
+        return machine.allreduce(num_bytes, p, config.allreduce)
+
+    once = sum(map(exchange, exchanged_together(config, model)))
+    again = sum(map(exchange, gathered_again(config, model))) / 2
+    seconds = model.load.seconds(num_examples) + model.passes(num_examples)
+    return seconds + model.update.seconds(model.parameter_bytes / p) + once + again
+
+
+def exchanged_together(config: RunConfig, model: Model) -> list[int]:
+    """Return the bytes of weights that the strategy sharded exchanges in one message: of all blocks
+    where optimizer state alone is divided, else of each block."""
+    sizes = [block.parameter_bytes for block in model.blocks]
+    return [sum(sizes)] if config.shard == "optimizer" else sizes
+
+
+def num_weight_slots(config: RunConfig, model: Model) -> int:
+    """Return how many blocks' weights are whole at a time where ranks divide them."""
+    return len(model.blocks) if config.shard != "weights" else 1 + config.prefetches
+
+
+def gathered_again(config: RunConfig, model: Model) -> list[int]:
+    """Return the bytes of the blocks that are gathered for the backward pass once more.
+
+    The last ones are still there from the forward pass.
+    """
+    sizes = exchanged_together(config, model)
+    return sizes[: max(0, len(sizes) - num_weight_slots(config, model))]
 
 
 def _tensor(config: RunConfig, model: Model, machine: Machine) -> float:
@@ -267,7 +307,7 @@ def activation_bytes(
 
 def exchanged_bytes(config: RunConfig, model: Model) -> float:
     """Return the bytes that ranks hand on in a step, all of them together: (p - 1) buffers for each
-    all-reduce.
+    all-reduce, and half of it for an all-gather or a reduce-scatter alone.
 
     Every way to sum has to move at least as much: each rank's addend has to leave it but for the
     one that sums.
@@ -276,6 +316,8 @@ def exchanged_bytes(config: RunConfig, model: Model) -> float:
     size = config.global_batch_size
     if config.strategy == "gradient_averaging":
         return (p - 1) * model.parameter_bytes
+    if config.strategy == "sharded":
+        return (p - 1) * (model.parameter_bytes + sum(gathered_again(config, model)) / 2)
     if config.strategy == "tensor":
         return (p - 1) * size * sum(tensor_exchanges(model))
     if config.strategy in PIPELINES:
@@ -285,6 +327,16 @@ def exchanged_bytes(config: RunConfig, model: Model) -> float:
         moved = 2 * size * edges if config.num_stage_ranks > 1 else 0
         return moved + (num_copies - 1) * model.parameter_bytes
     return 0.0
+
+
+def sent_bytes(config: RunConfig, model: Model) -> float:
+    """Return the bytes that each rank of a data-parallel strategy sends in a step, over rings.
+
+    Of P bytes of weights it is 2 P (p - 1) / p for an all-reduce, as for a reduce-scatter and an
+    all-gather, and towards 3 P (p - 1) / p where weights are gathered again (Rajbhandari et al.
+    2020).
+    """
+    return 2 * exchanged_bytes(config, model) / config.num_ranks
 
 
 def crossover_batch(

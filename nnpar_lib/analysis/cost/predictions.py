@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 
 from nnpar_lib import schedules
-from nnpar_lib.analysis.cost import cost_model
+from nnpar_lib.analysis.cost import cost_model, memory
 from nnpar_lib.analysis.cost.cost_model import Architecture, Block, Machine, Model, architecture
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta
 from nnpar_lib.config import RunConfig
 from nnpar_lib.datasets.files import NUM_CLASSES
-from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, WHOLE, Record, RunRecord
+from nnpar_lib.records.kinds import BY_INPUT, BY_OUTPUT, Record, RunRecord
 
-NUM_COPIES = 3  # weights, gradient, momentum
 MAX_MICROBATCHES = 128
 STRATEGIES = ("gradient_averaging", "pipeline", "tensor", "hybrid")
+COMPARED = ("serial", "sharded", *STRATEGIES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def compare(
     for record in records:
         if (
             isinstance(record, RunRecord)
-            and record.strategy in (*STRATEGIES, "serial")
+            and record.strategy in COMPARED
             and record.threads_per_rank == 1
         ):
             runs.setdefault(str(record.config), []).append(record)
@@ -312,7 +312,7 @@ def predict(
                 "speedup": alone / seconds,
                 "efficiency": alone / seconds / num_ranks,
                 "bubble": _bubble(config, model, machine),
-                "memory_bytes": memory_bytes(config, model),
+                "memory_bytes": memory.memory_bytes(config, model),
             }
         )
     return pd.DataFrame(rows)
@@ -353,42 +353,4 @@ def _bubble(config: RunConfig, model: Model, machine: AssumedMachine) -> float:
         return 0.0
     return schedules.bubble_fraction(
         cost_model.simulate(config, model, machine.prices), config.num_stage_ranks
-    )
-
-
-def memory_bytes(config: RunConfig, model: Model) -> float:
-    """Return the bytes of the fullest rank: weights, gradient, momentum and kept inputs."""
-    p = config.num_ranks
-    size = config.global_batch_size
-    if config.strategy == "tensor":
-        outputs = sum(block.output_bytes_per_example for block in model.blocks)
-        shared = sum(
-            block.output_bytes_per_example for block in model.blocks if block.split == BY_OUTPUT
-        )
-        held = sum(
-            block.parameter_bytes / (1 if block.split == WHOLE else p) for block in model.blocks
-        )
-        return NUM_COPIES * held + size * (outputs - shared + shared / p)
-    if config.num_stage_ranks == 1:
-        whole = slice(0, len(model.blocks))
-        kept = cost_model.activation_bytes(config, model, whole, size / p)
-        return NUM_COPIES * model.parameter_bytes + kept
-    return _pipeline_memory_bytes(config, model)
-
-
-def _pipeline_memory_bytes(config: RunConfig, model: Model) -> float:
-    bounds = cost_model.stage_bounds(config, model)
-    pipeline = config.pipeline
-    size = (
-        config.global_batch_size
-        / (config.num_ranks // pipeline.num_ranks)
-        / pipeline.num_microbatches
-    )
-    held_by = cost_model.bytes_of_ranks(model, bounds, pipeline)
-    kept = []
-    for rank in range(pipeline.num_ranks):
-        num_live = schedules.peak_live_microbatches(config.schedule, pipeline, rank)
-        kept.append(cost_model.activation_bytes(config, model, bounds[rank], size, num_live))
-    return max(
-        NUM_COPIES * held + kept_bytes for held, kept_bytes in zip(held_by, kept, strict=True)
     )

@@ -59,6 +59,19 @@ class Communicator(Protocol):
     def start_allreduce_sum_(self, tensor: Tensor) -> Request:
         """Begin to replace a tensor by its sum; nobody may use it before `wait` has returned."""
 
+    def start_allgather_(self, whole: Tensor, counts: Sequence[int]) -> Request:
+        """Begin to fill a flat tensor with the parts of all ranks, in their order.
+
+        `counts` has the elements of each rank's part; a rank's part is in its place already.
+        """
+
+    def start_reduce_scatter_sum_(self, whole: Tensor, counts: Sequence[int]) -> Request:
+        """Begin to sum a flat tensor over ranks; each gets its part, at the beginning of `whole`.
+
+        `counts` has the elements of each rank's part, in their order. What lies behind a rank's
+        part has no meaning then.
+        """
+
     def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
         """Begin to send a tensor to a rank; it must not be changed before the send is complete."""
 
@@ -137,7 +150,13 @@ class SingleCommunicator:
     def allreduce_sum_(self, tensor: Tensor) -> None: ...
 
     def start_allreduce_sum_(self, tensor: Tensor) -> Request:
-        return _Done()
+        return Done()
+
+    def start_allgather_(self, whole: Tensor, counts: Sequence[int]) -> Request:
+        return Done()
+
+    def start_reduce_scatter_sum_(self, whole: Tensor, counts: Sequence[int]) -> Request:
+        return Done()
 
     def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
         raise ValueError(NO_OTHER)
@@ -196,7 +215,9 @@ class SingleCommunicator:
         raise SystemExit(status)
 
 
-class _Done:
+class Done:
+    """An operation that is complete already."""
+
     def test(self) -> bool:
         return True
 

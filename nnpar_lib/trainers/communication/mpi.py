@@ -18,11 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnpar_lib.config.environment import (
-    launched_rank,
-    launched_size,
-    start_seconds,
-)
+from nnpar_lib.config.environment import launched_rank, launched_size, start_seconds
 from nnpar_lib.records.provenance import loaded_mpi
 from nnpar_lib.trainers.communication.communicator import (
     Communicator,
@@ -150,6 +146,16 @@ class MpiCommunicator:
         )  # no MPI offers this one for tensors of a GPU
         request = self._comm.Iallreduce(_mpi().IN_PLACE, message.buffer)
         return _MpiRequest(request, self._watch, "an all-reduce", message, is_written=True)
+
+    def start_allgather_(self, whole: Tensor, counts: Sequence[int]) -> Request:
+        message = self._hand_over(whole, is_staged=whole.is_cuda)
+        request = self._comm.Iallgatherv(_mpi().IN_PLACE, [message.buffer, counts])
+        return _MpiRequest(request, self._watch, "an all-gather", message, is_written=True)
+
+    def start_reduce_scatter_sum_(self, whole: Tensor, counts: Sequence[int]) -> Request:
+        message = self._hand_over(whole, is_staged=whole.is_cuda)
+        request = self._comm.Ireduce_scatter(_mpi().IN_PLACE, message.buffer, counts)
+        return _MpiRequest(request, self._watch, "a reduce-scatter", message, is_written=True)
 
     def start_send(self, tensor: Tensor, target: int, tag: int) -> Request:
         message = self._hand_over(tensor)

@@ -237,13 +237,16 @@ def evaluate(strategy: Strategy, config: RunConfig, communicator: Communicator) 
     """Return the accuracy on the whole test set, each example counted once (collective)."""
     data = load(config.dataset)
     local_part = part(len(data.test_labels), strategy.data_size, strategy.data_rank)
-    images = data.test_images[local_part].split(EVALUATION_BATCH_SIZE)
-    labels = data.test_labels[local_part].split(EVALUATION_BATCH_SIZE)
+    images = data.test_images[local_part]
+    labels = data.test_labels[local_part]
+    largest = -(-len(data.test_labels) // strategy.data_size)
+    num_batches = -(-largest // EVALUATION_BATCH_SIZE)  # the same on all ranks: predict may gather
     num_correct = 0
-    for some_images, some_labels in zip(images, labels, strict=True):
-        inputs = normalise(some_images.to(config.device), data, getattr(torch, config.dtype))
+    for index in range(num_batches):
+        batch = part(len(labels), num_batches, index)
+        inputs = normalise(images[batch].to(config.device), data, getattr(torch, config.dtype))
         classes = strategy.predict(inputs).argmax(dim=1).cpu()
-        num_correct += int((classes == some_labels[: len(classes)]).sum())
+        num_correct += int((classes == labels[batch][: len(classes)]).sum())
     return communicator.sum(num_correct) / len(data.test_labels)
 
 

@@ -12,6 +12,7 @@ from nnpar_lib.trainers.strategies.hybrid import Hybrid
 from nnpar_lib.trainers.strategies.pipeline import Pipeline
 from nnpar_lib.trainers.strategies.root_worker import RootWorker
 from nnpar_lib.trainers.strategies.serial import Serial
+from nnpar_lib.trainers.strategies.sharded import Sharded
 from nnpar_lib.trainers.strategies.tensor import TensorParallel
 from nnpar_lib.trainers.strategies.torch_ddp import TorchDDP
 from nnpar_lib.trainers.strategies.torch_pipelining import TorchPipelining
@@ -19,13 +20,23 @@ from nnpar_lib.trainers.strategies.tutorial import Tutorial
 from nnpar_lib.trainers.strategies.weight_averaging import WeightAveraging
 from nnpar_lib.trainers.timeline import Timeline
 
+
+def _torch_fsdp(config: RunConfig, communicator: Communicator, timeline: Timeline) -> Strategy:
+    """Import what takes about a second only for a config that asks for it."""
+    from nnpar_lib.trainers.strategies.torch_fsdp import TorchFSDP
+
+    return TorchFSDP(config, communicator, timeline)
+
+
 STRATEGIES: dict[str, Callable[[RunConfig, Communicator, Timeline], Strategy]] = {
     "serial": Serial,
     "tutorial": Tutorial,
     "gradient_averaging": GradientAveraging,
     "weight_averaging": WeightAveraging,
     "root_worker": RootWorker,
+    "sharded": Sharded,
     "torch_ddp": TorchDDP,
+    "torch_fsdp": _torch_fsdp,
     "pipeline": Pipeline,
     "hybrid": Hybrid,
     "tensor": TensorParallel,

@@ -80,6 +80,17 @@ BAD = [
         "'weight_averaging'",
         "use gradient_averaging",
     ),
+    (
+        {"strategy": "sharded", "shard": "all"},
+        "unknown shard 'all'",
+        "optimizer, gradients, weights",
+    ),
+    (
+        {"strategy": "sharded", "device": "cuda"},
+        "allreduce='shared'",
+        "use allreduce='mpi'",
+    ),
+    ({"strategy": "sharded", "allreduce": "overlapped"}, "'sharded'", "'shared' or 'mpi'"),
     ({"schedule": "gpip"}, "unknown schedule 'gpip'", "did you mean 'gpipe'"),
     ({"num_microbatches": 0}, "num_microbatches=0", "at least 1"),
     (

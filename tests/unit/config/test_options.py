@@ -101,6 +101,16 @@ def test_what_the_program_in_cpp_is_told():
             "memory_budget_mib",
             "memory_budget_mib is not read by strategy cpp; leave",
         ),
+        (
+            {"strategy": "gradient_averaging"},
+            "shard",
+            "shard is not read by strategy gradient_averaging; leave it out, or choose sharded",
+        ),
+        (
+            {"strategy": "sharded", "shard": "optimizer", "allreduce": "mpi"},
+            "prefetch",
+            "prefetch is not read by shard optimizer; leave it out, or choose gradients, weights",
+        ),
         ({"strategy": "tutorial"}, "data_loading", "data_loading is not read by strategy tutorial"),
     ],
 )
