@@ -12,16 +12,11 @@ import numpy as np
 import pandas as pd
 
 from nnpar_lib.analysis.claims import gpu
-from nnpar_lib.analysis.cost import blind
 from nnpar_lib.analysis.scaling.ratio import UNDECIDED, Ratio, ratio_of, verdict
 from nnpar_lib.analysis.scaling.speedups import RATE
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import (
-    AllreduceRecord,
-    BarrierRecord,
     MachineRecord,
-    MessageRecord,
-    ProfileRecord,
     Record,
     RunRecord,
 )
@@ -30,12 +25,12 @@ ALONE = "1 core"
 AGAIN = "1 core again"
 PILOT = "pilot "
 EPOCH_EXAMPLES = 60_000  # MNIST's
-NUM_ERRORS = 5  # predictions that a survey's tables show, the worst
 SHARED = "ranks, shared memory"
 MPI = "ranks, MPI"
 DDP = "DDP as it comes"
 DDP_TUNED = "DDP, tuned"
 THREADS = "threads"
+RECORDED = "ranks, recorded steps"
 RANKS_AND_THREADS = "ranks x threads"
 NEEDED = ["machine", "experiment", "label", "model", "global_batch_size", "num_ranks", "device"]
 NEEDED += ["precision", "strategy", "threads_per_rank", "num_cores", "way", RATE]
@@ -168,83 +163,6 @@ def epochs(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def text(records: Iterable[Record]) -> str:
-    """Return the tables of one survey, for a terminal."""
-    records = list(records)
-    frame = side_by_side({"": records})
-    predicted = blind.errors(records)
-    tables = {
-        "Rates and their ratios to one core": _shown(ratios(frame), RATIO_COLUMNS),
-        "Ranks over threads, on all cores": _shown(ranks_against_threads(frame), PAIR_COLUMNS),
-        "Shared memory over DDP": _shown(against_ddp(frame), PAIR_COLUMNS),
-        "A GPU over all cores": _shown(of_gpus(frame), GPU_COLUMNS),
-        "Seconds of 60,000 examples, the fastest way": _shown(epochs(frame), EPOCH_COLUMNS),
-        "Predicted and measured": _shown(predicted, ERROR_COLUMNS),
-    }
-    parts = [f"{title}:\n{table}" for title, table in tables.items() if table]
-    if not predicted.empty:
-        parts.append(_summary(predicted))
-    return "\n\n".join(parts)
-
-
-def result_lines(records: Iterable[Record], experiment: str) -> list[str]:
-    """Return a line for each way of an experiment: its rate, and its ratio to one core."""
-    frame = side_by_side({"": [r for r in records if r.experiment == experiment]})
-    table = ratios(frame, with_noise=True)
-    return [
-        f"  {row['label']}: {row['rate']:,.0f} examples/s, {row['median']:.2f} x"
-        f" ({row['low']:.2f} to {row['high']:.2f}, {row['num_repeats']} repeats)"
-        for row in _rows(table)
-    ]
-
-
-def sweep_lines(records: Iterable[Record]) -> list[str]:
-    """Return a line for each record of messages, exchanges and blocks."""
-    lines = []
-    for record in records:
-        if isinstance(record, (AllreduceRecord, MessageRecord, BarrierRecord)):
-            microseconds = 1e6 * float(np.median(record.seconds))
-            lines.append(f"  {_exchange(record)}: {microseconds:.3g} us")
-        elif isinstance(record, ProfileRecord):
-            seconds = sum(record.forward_seconds) + sum(record.backward_seconds)
-            lines.append(
-                f"  {len(record.splits)} blocks of the {record.model}, {record.batch_size}"
-                f" examples, on {record.num_ranks} core(s): {1e3 * seconds:.3g} ms"
-            )
-    return lines
-
-
-def _exchange(record: AllreduceRecord | MessageRecord | BarrierRecord) -> str:
-    if isinstance(record, AllreduceRecord):
-        size = f"{record.num_elements:,} numbers"
-        return f"all-reduce of {size} by {record.allreduce}, {record.num_ranks} ranks"
-    if isinstance(record, MessageRecord):
-        return f"message of {record.num_bytes:,} bytes"
-    return f"barrier of {record.num_ranks} ranks"
-
-
-RATIO_COLUMNS = ["experiment", "label", "rate", "median", "low", "high", "num_repeats"]
-PAIR_COLUMNS = ["experiment", "label", "base", "median", "low", "high", "num_repeats", "verdict"]
-GPU_COLUMNS = ["model", "global_batch_size", "label", "base", "median", "low", "high"]
-EPOCH_COLUMNS = ["model", "device", "seconds", "experiment", "label", "num_repeats"]
-ERROR_COLUMNS = ["experiment", "label", "predicted_ms", "measured_ms", "error", "is_blind"]
-
-
-def _summary(predicted: pd.DataFrame) -> str:
-    modelled = predicted[predicted["basis"] == blind.MODEL]
-    errors = modelled["error"].abs()
-    return (
-        f"The cost model's error: median {errors.median():.1%}, largest {errors.max():.1%}, over"
-        f" {len(errors)} configurations"
-    )
-
-
-def _shown(table: pd.DataFrame, columns: list[str]) -> str:
-    if table.empty:
-        return ""
-    return str(table[columns].to_string(index=False, float_format="{:.4g}".format))
-
-
 def _described(name: str, records: list[Record]) -> str:
     machines = [record for record in records if isinstance(record, MachineRecord)]
     first = records[0].provenance
@@ -271,6 +189,8 @@ def _way(row: Mapping[str, Any]) -> str:
     if row["strategy"] == "serial":
         return THREADS if row["threads_per_rank"] > 1 else "serial"
     if row["strategy"] == "gradient_averaging":
+        if row.get("record") is True:
+            return RECORDED
         if row["threads_per_rank"] > 1:
             return RANKS_AND_THREADS
         return {"shared": SHARED, "mpi": MPI}.get(row["allreduce"], str(row["allreduce"]))

@@ -103,7 +103,7 @@ def predict(config: RunConfig, costs: Costs) -> Prediction:
     num_threads = max(1, config.num_threads)
     model = costs.model(config, config.num_ranks * num_threads)
     machine = costs.machine(config.num_ranks)
-    if model is None or machine is None or config.is_native:
+    if model is None or machine is None or config.is_native or config.record:
         return Prediction(None, NO_MODEL)
     basis = MODEL
     if config.strategy == "torch_ddp":

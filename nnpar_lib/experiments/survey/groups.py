@@ -242,11 +242,13 @@ def _scaling(place: Place, experiment: str, model: str, count: int, local: int) 
     """
     size = local * count if local else max(STRONG_BATCH_SIZES[model], 4 * count)
     alone = place.config(model, local or size)
-    ways = {label: place.config(model, size, **way) for label, way in _ways(place, count).items()}
+    ways = {
+        label: place.config(model, size, **way) for label, way in _ways(place, model, count).items()
+    }
     return Group(part=SCALING, experiment=experiment, configs={ALONE: alone, **ways}, base=ALONE)
 
 
-def _ways(place: Place, count: int) -> Ways:
+def _ways(place: Place, model: str, count: int) -> Ways:
     """Return the ways to use so many cores: ranks, threads, and threads of several ranks."""
     ranks: dict[str, Any] = {"strategy": "gradient_averaging", "num_ranks": count}
     ways: Ways = {
@@ -259,6 +261,8 @@ def _ways(place: Place, count: int) -> Ways:
             "ddp_tuned": True,
         },
     }
+    if model == "mlp":  # whose steps are recorded on a CPU, too
+        ways[f"{count} ranks, shared, recorded"] = {**ranks, "allreduce": "shared", "record": True}
     if count <= place.num_node_cores:
         ways[f"{count} threads"] = {"num_threads": count}
     if count >= 4 and count % 4 == 0:

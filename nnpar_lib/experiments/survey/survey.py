@@ -16,7 +16,7 @@ from nnpar_lib.analysis.claims import machines
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.environment import free_bytes
 from nnpar_lib.config.network import MODELS
-from nnpar_lib.experiments.survey import groups, machine
+from nnpar_lib.experiments.survey import groups, machine, tables
 from nnpar_lib.experiments.survey.group import CPP, GPU, PARTS, PREDICTIONS, Group, Place
 from nnpar_lib.experiments.survey.measuring import Bench
 from nnpar_lib.experiments.survey.plan import PILOT, Plan, Work, slice_of
@@ -86,7 +86,7 @@ class Survey:
     def run(self, description: dict[str, Any], arguments: argparse.Namespace) -> int:
         """Do work until time or work is over, and print the tables; return the exit status."""
         if not self._left():
-            print(machines.text(store.load(self.file)))
+            print(tables.text(store.load(self.file)))
             print(f"nothing is left to measure: {self.file} holds all of it")
             return 0
         self._begin(description, arguments)
@@ -94,7 +94,7 @@ class Survey:
         with Bench(max(most, description["num_cores"]), self.file) as bench:
             while (work := self._next()) is not None:
                 self._do(work, bench)
-        print(machines.text(store.load(self.file)))
+        print(tables.text(store.load(self.file)))
         self._say_what_is_left()
         return int(self._num_failures > 0)
 
@@ -153,12 +153,12 @@ class Survey:
         left = max(0.0, self.deadline - time.time())
         print(f"{work.experiment}, {left / 60:.1f} minutes left", flush=True)
         if work.group.measure is None:
-            print("\n".join(machines.result_lines(records, work.experiment)), flush=True)
+            print("\n".join(tables.result_lines(records, work.experiment)), flush=True)
         for record in new:
             if isinstance(record, PredictionRecord) and record.predicted_seconds is not None:
                 milliseconds = 1e3 * record.predicted_seconds
                 print(f"  {record.experiment}, {record.label}: {milliseconds:.3g} ms a step")
-        for line in machines.sweep_lines(new):
+        for line in tables.sweep_lines(new):
             print(line, flush=True)
 
     def _estimate(self, work: Work) -> float:

@@ -10,7 +10,7 @@ from nnpar_lib.analysis.claims import machines
 from nnpar_lib.cli import commands
 from nnpar_lib.config.network import MODELS
 from nnpar_lib.experiments.survey import group as parts
-from nnpar_lib.experiments.survey import groups, machine, survey
+from nnpar_lib.experiments.survey import groups, machine, survey, tables
 from nnpar_lib.experiments.survey.plan import PILOT, Plan, is_narrow
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import (
@@ -218,9 +218,9 @@ def test_noise_is_read_from_the_same_run_twice_and_from_runs_at_once():
 def test_a_survey_without_results_has_no_tables():
     (group,) = groups.groups(TWO, (parts.NOISE,))[:1]
     pilots = [run_record(c, PILOT + group.experiment, name) for name, c in group.configs.items()]
-    assert machines.text([]) == machines.text(pilots) == ""
+    assert tables.text([]) == tables.text(pilots) == ""
     noise = [run_record(c, group.experiment, name) for name, c in group.configs.items()]
-    assert machines.text(noise) == ""
+    assert tables.text(noise) == ""
 
 
 def test_names_say_what_a_machine_is():
