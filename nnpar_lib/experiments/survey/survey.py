@@ -86,7 +86,7 @@ class Survey:
     def run(self, description: dict[str, Any], arguments: argparse.Namespace) -> int:
         """Do work until time or work is over, and print the tables; return the exit status."""
         if not self._left():
-            print(tables.text(store.load(self.file)))
+            self._print_tables()
             print(f"nothing is left to measure: {self.file} holds all of it")
             return 0
         self._begin(description, arguments)
@@ -94,7 +94,6 @@ class Survey:
         with Bench(max(most, description["num_cores"]), self.file) as bench:
             while (work := self._next()) is not None:
                 self._do(work, bench)
-        print(tables.text(store.load(self.file)))
         self._say_what_is_left()
         return int(self._num_failures > 0)
 
@@ -185,7 +184,13 @@ class Survey:
         noise = machines.noise(records)
         return {"survey": {"machine": self.name, "slice": self.slice, "noise": noise}}
 
+    def _print_tables(self) -> None:
+        text = tables.text(store.load(self.file))
+        if text:
+            print(text)
+
     def _say_what_is_left(self) -> None:
+        self._print_tables()
         left = self._left()
         print(f"the records are in {self.file}")
         if left:
