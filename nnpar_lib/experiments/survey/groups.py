@@ -10,7 +10,7 @@ from nnpar_lib.analysis.cost import blind
 from nnpar_lib.analysis.cost.blind import TWO_RANKS
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.spread import STRATEGIES
-from nnpar_lib.experiments import gpu, measuring
+from nnpar_lib.experiments import gpu
 from nnpar_lib.experiments.measuring import Part
 from nnpar_lib.experiments.survey.group import (
     BLOCKS,
