@@ -10,6 +10,7 @@ from nnpar_lib.analysis.cost import blind
 from nnpar_lib.analysis.cost.blind import TWO_RANKS
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.spread import STRATEGIES
+from nnpar_lib.config.training import NUM_TRAINING_EXAMPLES
 from nnpar_lib.experiments import gpu
 from nnpar_lib.experiments.measuring import Part
 from nnpar_lib.experiments.survey.group import (
@@ -123,7 +124,7 @@ def _noise_of(place: Place, model: str, size: int) -> Group:
         configs[TWO_RANKS] = place.config(
             model, 2 * size, strategy="gradient_averaging", num_ranks=2
         )
-    for count in place.rank_counts[1:]:
+    for count in _counts_that_fit(place, size):
         configs[f"{count} at once"] = place.config(
             model,
             size * count,
@@ -223,7 +224,14 @@ def _weak(place: Place) -> list[Group]:
         _scaling(place, f"weak-{model}-{count}", model, count, LOCAL_BATCH_SIZES[model])
         for count in reversed(place.rank_counts[1:])
         for model in place.models
+        if count in _counts_that_fit(place, LOCAL_BATCH_SIZES[model])
     ]
+
+
+def _counts_that_fit(place: Place, local: int) -> list[int]:
+    """Return the numbers of ranks, from 2 on, whose batches are no larger than the data set."""
+    most = NUM_TRAINING_EXAMPLES[place.dataset] // local
+    return [count for count in place.rank_counts[1:] if count <= most]
 
 
 def _strong(place: Place) -> list[Group]:
@@ -302,7 +310,8 @@ def _cpp(place: Place) -> list[Group]:
     """The program in C++ on one core, by threads and by ranks, beside PyTorch on one core."""
     if not place.has_compiler or "mlp" not in place.models:
         return []
-    return [_cpp_on(place, count) for count in reversed(place.rank_counts[1:])]
+    counts = _counts_that_fit(place, LOCAL_BATCH_SIZES["mlp"])
+    return [_cpp_on(place, count) for count in reversed(counts)]
 
 
 def _cpp_on(place: Place, count: int) -> Group:

@@ -53,13 +53,15 @@ class Bench:
 
         What fails is the first run without a record, or else the group.
         """
+        if refused := _first_refused(work):
+            return self._fail(work, *refused)
         try:
             self._do(work, self._running())
         except FAILURES as error:
             self.stop()
-            failure = self._failure(work, error)
-            store.append(self._out, [failure])
-            return failure
+            is_whole = work.group.measure is not None
+            label = "" if is_whole else _first_missing(work, store.load(self._out))
+            return self._fail(work, label, error)
         return None
 
     def _running(self) -> Engines:
@@ -77,8 +79,6 @@ class Bench:
             for index, (label, config) in enumerate(work.configs.items())
             if index not in work.done
         }
-        for config in todo.values():
-            preflight.check(config)
         if any(config.is_native for config in todo.values()):
             self._run_each(work, todo, ranks)
         else:
@@ -110,17 +110,29 @@ class Bench:
             )
             store.append(self._out, [record])
 
-    def _failure(self, work: Work, error: BaseException) -> FailureRecord:
-        records = store.load(self._out)
-        label = "" if work.group.measure else _first_missing(work, records)
-        config = work.configs[label].to_dict() if label else {}
-        return FailureRecord(
+    def _fail(self, work: Work, label: str, error: BaseException) -> FailureRecord:
+        """Keep what failed and why; no label stands for the whole group."""
+        failure = FailureRecord(
             cause=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            config=config,
+            config=work.configs[label].to_dict() if label else {},
             provenance={**provenance(), **self.origin},
             experiment=work.group.experiment,
             label=label,
         )
+        store.append(self._out, [failure])
+        return failure
+
+
+def _first_refused(work: Work) -> tuple[str, ValueError] | None:
+    """Return the first config that this machine cannot run, and why; None where there is none."""
+    for index, (label, config) in enumerate(work.configs.items()):
+        if index in work.done:
+            continue
+        try:
+            preflight.check(config)
+        except ValueError as error:
+            return label, error
+    return None
 
 
 def _first_missing(work: Work, records: list[Record]) -> str:

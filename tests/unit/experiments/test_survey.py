@@ -202,6 +202,15 @@ def test_a_machine_of_many_cores_and_a_gpu_is_surveyed_on_all_of_it():
             assert group.measure is not None or group.base in group.configs
 
 
+@pytest.mark.parametrize("num_cores", [1, 3, 6, 24, 48, 128, 384])
+def test_any_number_of_cores_has_a_plan(num_cores):
+    place = parts.Place(num_cores=num_cores, num_node_cores=num_cores)
+    plan = groups.groups(place)
+    names = [group.experiment for group in plan]
+    assert names[0] == "noise-mlp" and len(names) == len(set(names))
+    assert ("strong-mlp-2" in names) == (num_cores > 1)
+
+
 def test_noise_is_read_from_the_same_run_twice_and_from_runs_at_once():
     group = groups.groups(TWO)[0]
     rates = {"1 core": 1000.0, "1 core again": 1100.0, "2 ranks": 1800.0, "2 at once": 1500.0}
