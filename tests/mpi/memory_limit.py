@@ -19,6 +19,7 @@ LARGE = {
     "memory_budget_mib": 540,
     "num_threads": 1,
     "num_microbatches": 2,
+    "allreduce": "mpi",
 }
 
 
@@ -36,7 +37,7 @@ def outcome(config: RunConfig) -> str:
 
 def main() -> None:
     ranks = world()
-    strategies = ("pipeline", "tensor") if ranks.size > 1 else ("serial",)
+    strategies = ("pipeline", "tensor", "sharded") if ranks.size > 1 else ("serial",)
     outcomes = {
         name: outcome(RunConfig(strategy=name, num_ranks=ranks.size, **LARGE))
         for name in strategies

@@ -44,4 +44,5 @@ def test_a_model_that_does_not_fit_on_one_rank_trains_on_several(num_ranks):
     assert mpi_results(num_ranks, "tests.mpi.memory_limit") == {
         "pipeline": "trained",
         "tensor": "trained",
+        "sharded": "trained",
     }

@@ -49,8 +49,12 @@ def stop():
             "world(); stop(); ring(torch.ones(4), torch.empty(4), world())",
             r"in an exchange, to rank 1 and from rank 1; missing: rank 1 \(does not answer",
         ),
+        (
+            "world(); stop(); world().start_reduce_scatter_sum_(torch.ones(4), [2, 2]).wait()",
+            r"in a reduce-scatter; missing: rank 1 \(does not answer",
+        ),
     ],
-    ids=["before MPI", "before training", "in a ring"],
+    ids=["before MPI", "before training", "in a ring", "in a reduce-scatter"],
 )
 def test_a_rank_that_stops_while_starting_is_missed(program, words):
     process = run_mpi(2, "-c", STOP_RANK_1 + program, timeout=120, NNPAR_STALL_SECONDS="5")

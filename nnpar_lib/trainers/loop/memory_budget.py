@@ -51,6 +51,7 @@ def _set_limit(num_mib: int, device: str) -> None:
 
 def _too_small(num_mib: int) -> MemoryError:
     return MemoryError(
-        f"the memory budget of {num_mib} MiB a rank is too small for its part of the model; cut the"
-        " model over more ranks with the strategy pipeline or tensor, or enlarge memory_budget_mib"
+        f"the memory budget of {num_mib} MiB a rank is too small for its part of the model;"
+        " divide it over more ranks with the strategy sharded, pipeline or tensor, or enlarge"
+        " memory_budget_mib"
     )
