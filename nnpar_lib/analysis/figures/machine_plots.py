@@ -59,7 +59,7 @@ def of_gpus(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def epochs(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the seconds of 60,000 examples by the fastest way, a row a model and device."""
-    table = machines.epochs(frame)
+    table = _by_case(machines.epochs(frame), ["device", "model"])
     ax = ax or new_axes(len(table))
     names = [f"{m}, {d}" for m, d in zip(table["model"], table["device"], strict=True)]
     _scatter(ax, frame, table.assign(median=table["seconds"]), names)
@@ -84,6 +84,7 @@ def _lines(ax: Axes, frame: pd.DataFrame, table: pd.DataFrame, x: str) -> list[E
 
 
 def _dots(frame: pd.DataFrame, table: pd.DataFrame, label: str, ax: Axes | None) -> Axes:
+    table = _by_case(table, ["model", "global_batch_size", "precision"])
     ax = ax or new_axes(len(table))
     names = [_case(row) for row in table.to_dict("records")]
     _scatter(ax, frame, table, names)
@@ -91,6 +92,11 @@ def _dots(frame: pd.DataFrame, table: pd.DataFrame, label: str, ax: Axes | None)
     ax.set(xlabel=label, xscale="log")
     lines.ratio_axis(ax.xaxis)
     return ax
+
+
+def _by_case(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return a table whose rows of the same case, of several machines, follow each other."""
+    return table.sort_values(columns, kind="stable", ignore_index=True) if len(table) else table
 
 
 def _scatter(ax: Axes, frame: pd.DataFrame, table: pd.DataFrame, names: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ from nnpar_lib.records.kinds import PredictionRecord
 from nnpar_lib.records.provenance import provenance
 
 LOCAL_BATCH_SIZES = {"mlp": 64, "cnn": 32, "resnet18": 16}
-STRONG_BATCH_SIZES = {"mlp": 128, "cnn": 128, "resnet18": 64}
+STRONG_BATCH_SIZES = {"mlp": 256, "cnn": 128, "resnet18": 64}
 # of no other group: predictions are made before those
 NOISE_BATCH_SIZES = {"mlp": 48, "cnn": 24, "resnet18": 12}
 ALLREDUCES = ("shared", "mpi")
@@ -192,7 +192,7 @@ def _blocks(place: Place) -> list[Group]:
     """Profiles of every network that is trained later, on one core and on all at once."""
     networks = {model: place.config(model, LOCAL_BATCH_SIZES[model]) for model in place.models}
     if "mlp" in place.models:
-        networks["deep"] = place.config("mlp", 128, hidden=DEEP)
+        networks["deep"] = place.config("mlp", STRONG_BATCH_SIZES["mlp"], hidden=DEEP)
     counts = {1, place.num_cores}
     return [
         Group(
