@@ -55,7 +55,7 @@ def written(operation, args, kwargs):
 
 
 class TapeRecorder:
-    """What stands for `recording.CudaRecorder` in a test; counts what it is asked for."""
+    """What stands for `cuda_graph.CudaRecorder` in a test; counts what it is asked for."""
 
     def __init__(self):
         self.num_rehearsals = self.num_records = self.num_replays = 0

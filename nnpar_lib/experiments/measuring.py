@@ -78,38 +78,57 @@ def _measure(part: Part, out: Path, budget: Budget) -> list[str]:
     """Measure the groups of a part; return a line for each that failed and for those left out."""
     missing = []
     num_left = 0
-    ranks: Engines | None = None
+    ranks = _Ranks(part, out)
     for number, group in enumerate(part.groups, start=1):
         if not budget.allows(part, group):
             num_left += 1
             continue
         start = time.monotonic()
-        try:
-            ranks = ranks or engines(part.num_ranks)
-            _measure_group(part, group, ranks, out)
-        except FAILURES as error:
-            traceback.print_exc()
-            reason = str(error).partition("\n")[0]
-            missing.append(f"group {number} of {part.experiment}, which failed: {reason}")
-            _stop(ranks)
-            ranks = None
+        reason = ranks.measure(group)
         budget.note(part, group, time.monotonic() - start)
-    _stop(ranks)
+        if reason:
+            missing.append(f"group {number} of {part.experiment}, which failed: {reason}")
+    ranks.stop()
     if num_left:
         missing.append(f"{num_left} of {len(part.groups)} groups of {part.experiment}: no time")
     return missing
 
 
-def _measure_group(part: Part, group: Mapping[str, RunConfig], ranks: Engines, out: Path) -> None:
-    if part.measure is None:
-        ranks.run_interleaved(
-            group, num_repeats=part.num_repeats, experiment=part.experiment, results_file=out
-        )
-    else:
-        part.measure(ranks, list(group.values()), experiment=part.experiment, results_file=out)
+class _Ranks:
+    """The engines of a part, started when they are needed, and again after a failure."""
 
+    def __init__(self, part: Part, out: Path) -> None:
+        self._part = part
+        self._out = out
+        self._engines: Engines | None = None
 
-def _stop(ranks: Engines | None) -> None:
-    with suppress(*FAILURES):
-        if ranks is not None:
-            ranks.stop()
+    def measure(self, group: Mapping[str, RunConfig]) -> str:
+        """Measure a group; return the first line of the error where it fails, else nothing."""
+        try:
+            self._engines = self._engines or engines(self._part.num_ranks)
+            self._measure(group, self._engines)
+        except FAILURES as error:
+            traceback.print_exc()
+            self.stop()
+            return str(error).partition("\n")[0] or type(error).__name__
+        return ""
+
+    def stop(self) -> None:
+        """Stop the engines that are running, if any."""
+        with suppress(*FAILURES):
+            if self._engines is not None:
+                self._engines.stop()
+        self._engines = None
+
+    def _measure(self, group: Mapping[str, RunConfig], ranks: Engines) -> None:
+        part = self._part
+        if part.measure is None:
+            ranks.run_interleaved(
+                group,
+                num_repeats=part.num_repeats,
+                experiment=part.experiment,
+                results_file=self._out,
+            )
+        else:
+            configs = list(group.values())
+            part.measure(ranks, configs, experiment=part.experiment, results_file=self._out)

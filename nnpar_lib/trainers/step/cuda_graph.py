@@ -21,7 +21,7 @@ from nnpar_lib.trainers.data.batches import (
     normalise,
 )
 from nnpar_lib.trainers.step.optimizer import build_optimizer, set_learning_rate
-from nnpar_lib.trainers.step.recording import Recorded, Recorder, Work, state_tensors
+from nnpar_lib.trainers.step.recording import Recorded, Work, state_tensors
 from nnpar_lib.trainers.step.replica import Replica
 from nnpar_lib.trainers.timeline import BACKWARD, UPDATE, Timeline
 
@@ -51,17 +51,6 @@ class CudaRecorder:
         return graph.replay
 
 
-class PlainRecorder:
-    """Stands in for a recorder on a CPU: a replay does the work."""
-
-    def rehearse(self, work: Work) -> None:
-        work()
-
-    def record(self, work: Work) -> Work:
-        work()
-        return work
-
-
 @dataclass(frozen=True, slots=True)
 class StaticBatch(Batch):
     """A batch whose tensors keep their place in memory and are refilled for every step."""
@@ -81,7 +70,7 @@ class RecordedBatches:
             self._source.dataset.train_labels.index_select(0, self._indices),
             config.global_batch_size,
         )
-        self._fill = Recorded(recorder(config), self._load, lambda: ())
+        self._fill = Recorded(CudaRecorder(), self._load, lambda: ())
 
     def batch(self, step: int) -> Batch:
         """Return this rank's part of the global batch of a step; the next call overwrites it."""
@@ -117,9 +106,9 @@ class RecordedReplica(Replica):
         self._batch: Batch | None = None
         self._loss_sum = torch.zeros((), dtype=self.weights.dtype, device=self.weights.device)
         self._differentiate_static = Recorded(
-            recorder(config), self._compute_static, self._tensors_of_gradient
+            CudaRecorder(), self._compute_static, self._tensors_of_gradient
         )
-        self._take_step = Recorded(recorder(config), self._step_optimizer, self._tensors_of_update)
+        self._take_step = Recorded(CudaRecorder(), self._step_optimizer, self._tensors_of_update)
 
     def compute_gradient(self, batch: Batch) -> Tensor:
         """Write this rank's addend of the mean gradient to the flat buffer; return its sum of
@@ -168,8 +157,3 @@ class RecordedReplica(Replica):
         yield from (
             group["lr"] for group in self.optimizer.param_groups if isinstance(group["lr"], Tensor)
         )
-
-
-def recorder(config: RunConfig) -> Recorder:
-    """Return the recorder for the device of a config."""
-    return CudaRecorder() if config.device == "cuda" else PlainRecorder()
