@@ -16,11 +16,7 @@ from nnpar_lib.schedules import SPLITTING
 def check(config: Sections) -> None:
     """Raise a ValueError where options of different sections do not go together."""
     _check_batch_size(config)
-    if config.strategy in (*PIPELINES, "tensor") and config.data_loading == "loader":
-        raise ValueError(
-            f"data_loading='loader' would be read on every rank of {config.strategy!r}; use"
-            " 'memory'"
-        )
+    _check_data_loading(config)
     if config.strategy in PIPELINES:
         _check_pipeline(config)
     if config.microbatch_size or config.tune:
@@ -94,6 +90,14 @@ def unrecorded_on_cpu(config: Sections) -> str:
     elif config.tune:
         reason = "tune, which tries other precisions; leave one of them out"
     return f"record is not offered on device='cpu' with {reason}" if reason else ""
+
+
+def _check_data_loading(config: Sections) -> None:
+    if config.strategy in (*PIPELINES, "tensor") and config.data_loading == "loader":
+        raise ValueError(
+            f"data_loading='loader' would be read on every rank of {config.strategy!r}; use"
+            " 'memory'"
+        )
 
 
 def _check_batch_size(config: Sections) -> None:
