@@ -154,3 +154,14 @@ def test_an_exercise_is_told_what_is_wrong_and_then_that_it_is_right(page, lab):
     assert "the mean of each rank's part counts the same" in wrong[-1]["data"]["text/plain"]
     assert right[-1]["data"]["text/plain"].startswith("Right: equal to serial training")
     assert engines_of(folder) == []
+
+
+@pytest.mark.timeout(120)
+def test_the_start_page_leads_to_a_notebook_and_a_notebook_to_the_glossary(page, lab):
+    address, _ = lab
+    page.goto(f"{address}/lab/tree/index.ipynb")
+    page.get_by_role("link", name="00_check_your_machine").click()
+    page.get_by_role("tab", name="00_check_your_machine.ipynb").wait_for()
+    page.get_by_role("link", name="all-reduce", exact=True).first.click()
+    page.get_by_role("tab", name="glossary.ipynb").wait_for()
+    page.get_by_role("heading", name="ring all-reduce").first.wait_for()

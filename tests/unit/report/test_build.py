@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import nbformat
 import pytest
 
 from tests.conftest import ROOT, run_python
@@ -45,3 +46,14 @@ def test_what_is_no_folder_is_refused(build, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"cannot build in .*file: File exists; give another"):
         build.claim(tmp_path / "file")
+
+
+def test_a_page_alone_keeps_the_words_of_links_to_notebooks_that_are_not_beside_it(build):
+    text = (
+        "each [rank](glossary.ipynb#rank), see [05](05_compare.ipynb) and [a site](https://x.org)"
+    )
+    cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("a[1](b.ipynb)")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    build.unlink_notebooks(notebook)
+    assert notebook.cells[0].source == "each rank, see 05 and [a site](https://x.org)"
+    assert notebook.cells[1].source == "a[1](b.ipynb)"
