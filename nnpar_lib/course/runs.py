@@ -116,7 +116,7 @@ def on_every_schedule(
     for name in names:
         if name != "interleaved":
             configs[f"mlp, {name}"] = pipeline("mlp", name, num_steps=40)
-    torch_ = {"strategy": "torch_pipelining", "num_traced_steps": 0}
+    torch_: dict[str, Any] = {"strategy": "torch_pipelining", "num_traced_steps": 0}
     for run in [f"{model}, {name}" for model in base for name in ("gpipe", "1f1b")]:
         configs[f"{run}, torch"] = configs[run].replace(**torch_)
     for model, config in base.items():
@@ -205,10 +205,10 @@ def portions(large: int) -> dict[str, dict[str, int]]:
 def networks_to_show(dataset: str, device: str, preset: str) -> dict[str, RunConfig]:
     """Return serial configs of the mlp, the cnn and a ResNet-18, a narrow one in the quick
     preset."""
-    common = {"dataset": dataset, "device": device, "num_threads": 1}
+    common: dict[str, Any] = {"dataset": dataset, "device": device, "num_threads": 1}
     common |= {"num_warmup_steps": 1, "evaluate_every": 1}
     width = choose(preset, quick=16, full=64)
-    small = {"global_batch_size": 32, **common}
+    small: dict[str, Any] = {"global_batch_size": 32, **common}
     return {
         "mlp": RunConfig(model="mlp", global_batch_size=128, lr=0.01, **common),
         "cnn": RunConfig(model="cnn", lr=0.05, **small),
