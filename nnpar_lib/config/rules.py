@@ -21,8 +21,7 @@ def check(config: Sections) -> None:
         _check_pipeline(config)
     if config.microbatch_size or config.tune:
         _check_accumulation(config)
-    if config.recompute:
-        _check_recomputation(config)
+    _check_recomputation(config)
     if config.strategy == "tensor":
         _check_tensor(config)
     if config.model == "resnet18":
@@ -148,6 +147,8 @@ def _check_accumulation(config: Sections) -> None:
 
 def _check_recomputation(config: Sections) -> None:
     """Refuse to compute again what a record or a split backward pass has to keep."""
+    if not config.recompute:
+        return
     if not config.reads("recompute"):
         raise ValueError(
             f"recompute is not offered by strategy {config.strategy!r}; choose from"

@@ -30,10 +30,11 @@ class Sections(Network, Training, Spread, Computing, Keeping):
         """Parts of a rank's blocks that recompute their activations one after the other.
 
         0 means the square root of the number of blocks, see `parts.segments`. A residual block
-        keeps several tensors, so that it is a part of its own. A stage of single layers is one
+        keeps several tensors, so that it is a part of its own; so is each block where gradients
+        are exchanged block by block. A stage of single layers is one
         part: of each live micro-batch it keeps its input alone (GPipe, Huang et al. 2019).
         """
-        if self.model == "resnet18" or self.strategy == "hybrid":
+        if self.model == "resnet18" or self.strategy in ("hybrid", "sharded"):
             return self.num_blocks
         return 1 if self.strategy == "pipeline" else 0
 

@@ -104,14 +104,10 @@ def on_every_schedule(
     """Return pipelines of the cnn and the mlp with every schedule, torch's, and serial runs.
 
     `pipeline(model, schedule, **changes)` makes the config of one. The interleaved schedule needs
-    two stages a rank, for which only the cnn has enough blocks.
+    two stages a rank, for which only the cnn has enough blocks; zero_bubble needs two ranks.
     """
     num_ranks = pipeline("cnn", "gpipe").num_ranks
-    names = [
-        name
-        for name in SCHEDULES
-        if name != "interleaved" or 2 * num_ranks <= base["cnn"].num_blocks
-    ]
+    names = _schedules_for(num_ranks, base["cnn"].num_blocks)
     configs = {f"cnn, {name}": pipeline("cnn", name) for name in names}
     for name in names:
         if name != "interleaved":
@@ -161,11 +157,10 @@ def every_way(
         averaging_ = config.replace(strategy="gradient_averaging", num_ranks=p)
         configs[f"gradient averaging, {p} ranks"] = averaging_
         configs[f"gradient averaging by MPI, {p} ranks"] = averaging_.replace(allreduce="mpi")
-        for name in SCHEDULES:
-            if (2 * p if name == "interleaved" else p) <= config.num_blocks:
-                pipeline = config.replace(strategy="pipeline", num_ranks=p, schedule=name)
-                balance = best_balance(pipeline, models[architecture(config)])
-                configs[f"pipeline, {name}, {p} ranks"] = pipeline.replace(balance=balance)
+        for name in _schedules_for(p, config.num_blocks):
+            pipeline = config.replace(strategy="pipeline", num_ranks=p, schedule=name)
+            balance = best_balance(pipeline, models[architecture(config)])
+            configs[f"pipeline, {name}, {p} ranks"] = pipeline.replace(balance=balance)
         configs[f"tensor, {p} ranks"] = config.replace(strategy="tensor", num_ranks=p)
     return configs
 
@@ -214,3 +209,15 @@ def networks_to_show(dataset: str, device: str, preset: str) -> dict[str, RunCon
         "cnn": RunConfig(model="cnn", lr=0.05, **small),
         "resnet18": RunConfig(model="resnet18", lr=0.02, width=width, **small),
     }
+
+
+def _schedules_for(num_ranks: int, num_blocks: int) -> list[str]:
+    """Return the schedules that so many ranks can run on a model of so many blocks."""
+    if num_ranks > num_blocks:
+        return []
+    names = list(SCHEDULES)
+    if 2 * num_ranks > num_blocks:
+        names.remove("interleaved")
+    if num_ranks == 1:
+        names.remove("zero_bubble")
+    return names

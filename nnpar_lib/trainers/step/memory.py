@@ -46,7 +46,8 @@ class ActivationMeter:
     def pack(self, tensor: Tensor) -> SavedTensor:
         """Count a tensor that autograd saves; return what it saves instead."""
         is_weight = tensor.untyped_storage().data_ptr() == self._weights
-        return SavedTensor(tensor, None if is_weight else self)
+        # without its graph: a node that saves its output would hold itself, and never be freed
+        return SavedTensor(tensor.detach(), None if is_weight else self)
 
     def add(self, tensor: Tensor, num_holders: int) -> None:
         """Count one holder more, or one less, of this memory."""

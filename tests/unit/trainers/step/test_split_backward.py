@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.models import networks
+from nnpar_lib.trainers.step.memory import ActivationMeter
 from nnpar_lib.trainers.step.split_backward import SplitBackward
 
 CASES = {
@@ -64,3 +65,16 @@ def test_no_product_is_computed_twice_or_in_the_wrong_part(name):
     first = flops(lambda: results.append(split.first_part(images, loss, torch.tensor(1.0))))
     second = flops(lambda: split.second_part(results[0][2]))
     assert first == for_images and first + second == whole
+
+
+def test_the_second_part_frees_what_was_saved():
+    meter = ActivationMeter(torch.zeros(1))
+    with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda saved: saved.tensor):
+        model, images, loss = model_and_loss(CASES["cnn"], True)
+        saved_bytes = meter.bytes
+        split = SplitBackward(model)
+        _, _, passes = split.first_part(images, loss, torch.tensor(1.0))
+        del loss
+        assert 0 < meter.bytes <= saved_bytes
+        split.second_part(passes)
+        assert meter.bytes == 0
