@@ -105,6 +105,8 @@ def _parallel_configs(common: dict[str, Any]) -> list[RunConfig]:
         compared = [local, averaging, averaging.replace(allreduce="mpi"), local, averaging]
     else:
         compared = [averaging, averaging.replace(allreduce="mpi"), averaging]
+    if common["model"] == "mlp":  # the one whose steps are recorded on a CPU
+        compared.append(averaging.replace(record=True))
     return [*compared, ddp, ddp.replace(ddp_tuned=True)]
 
 

@@ -47,7 +47,7 @@ def _serial(batch_size: int, num_threads: int = 1) -> Way:
 
 def _parallel(strategy: str, batch_size: int, **more: Any) -> Way:
     way = {"strategy": strategy, "global_batch_size": batch_size, "num_ranks": 2}
-    return {**way, "allreduce": "shared", **more}
+    return {**way, "allreduce": "shared", "record": False, **more}
 
 
 def _ddp(batch_size: int, *, tuned: bool) -> Way:
@@ -84,6 +84,13 @@ class _Steps:
         bases = (_serial(2 * self.local, 1), _serial(2 * self.local, 2))
         name = "2 ranks against the best of 1 process on 1 or 2 threads"
         return self.claim(name, bases, self.averaging(), goal=1.0)
+
+    def recorded(self, goal: float) -> Claim:
+        """Compare steps that are recorded with the same steps by autograd."""
+        compared = {**self.averaging(), "record": True}
+        return self.claim(
+            "recorded steps against eager steps", (self.averaging(),), compared, goal=goal
+        )
 
     def against_mpi(self) -> Claim:
         """Compare shared memory with MPI's all-reduce."""
@@ -152,6 +159,8 @@ CLAIMS = (
     *_MLP_64.against_ddp(2.5),
     *_CNN.against_ddp(1.1),
     *_RESNET_LOCAL.against_ddp(1.0),
+    _MLP_16.recorded(1.25),
+    _MLP_64.recorded(1.25),
     *(steps.against_mpi() for steps in (_MLP_16, _MLP_64, _CNN, _RESNET)),
     _allreduce(),
     _cpp(8, 1, 2.0),
@@ -247,10 +256,11 @@ def _select(runs: pd.DataFrame, way: Way) -> pd.DataFrame:
 
 
 def _with_settings(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return runs with the column `ddp_tuned`, which the first records lack."""
-    if "ddp_tuned" not in runs:
-        return runs.assign(ddp_tuned=False)
-    return runs.assign(ddp_tuned=runs["ddp_tuned"].eq(True))
+    """Return runs with the columns `ddp_tuned` and `record`, which the first records lack."""
+    settings = ("ddp_tuned", "record")
+    missing = {name: False for name in settings if name not in runs}
+    given = {name: runs[name].eq(True) for name in settings if name in runs}
+    return runs.assign(**missing, **given)
 
 
 def _allreduces(frame: pd.DataFrame) -> pd.DataFrame:
