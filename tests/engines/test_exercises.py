@@ -8,14 +8,8 @@ from nnpar_lib.course import checks, exercises
 from nnpar_lib.launch.engines import engines
 from nnpar_lib.parts import part
 from nnpar_lib.trainers.communication.algorithms import recursive_doubling, ring, tree
+from tests import solutions
 from tests.mpi import planted_bugs
-from tests.solutions import solutions
-
-CHECKS = {
-    ("02", "step"): exercises.check_mean_over_parts,
-    ("03", "row_split"): exercises.check_row_split,
-    ("03", "update"): exercises.check_zero_1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +18,9 @@ def four_engines():
         yield running
 
 
-@pytest.mark.parametrize(("notebook", "name"), CHECKS)
-def test_the_solution_of_a_notebook_is_right(four_engines, notebook, name):
-    verdict = CHECKS[notebook, name](solutions(notebook)[name], ranks=four_engines)
+@pytest.mark.parametrize(("notebook", "name", "check"), solutions.checks(on_ranks=True))
+def test_the_solution_of_a_notebook_is_right(four_engines, notebook, name, check):
+    verdict = check(solutions.solutions(notebook)[name], ranks=four_engines)
     assert verdict.is_right, verdict
 
 

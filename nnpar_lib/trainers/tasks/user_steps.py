@@ -116,11 +116,11 @@ class _Trial:
         if self.updates:
             self.code.run(self.model, local, communicator, self.optimizer)
             return
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.code.run(self.model, local, communicator)
 
     def _take_serially(self, whole: Part) -> None:
-        self.serial_optimizer.zero_grad(set_to_none=True)
+        self.serial_optimizer.zero_grad()
         outputs = self.serial(whole.inputs)
         loss = self.subject.loss_sum()(outputs, whole.targets) / whole.num_global_examples
         loss.backward()

@@ -88,7 +88,7 @@ class Subject:
         """Return the function of outputs and targets that sums the examples' losses."""
         return self.loss or _cross_entropy
 
-    def build(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def build(self) -> tuple[nn.Module, Any]:
         """Return a new model, the same at every call and on every rank, and its optimizer."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -96,7 +96,37 @@ class Subject:
         model = model.to(getattr(torch, self.dtype)).train()
         if self.optimizer is not None:
             return model, self.optimizer(model)
-        return model, torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+        return model, Momentum(model)
+
+
+class Momentum:
+    """SGD with momentum, v <- 0.9 v + g, w <- w - 0.1 v; torch imports modules for a second for
+    its."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = list(model.parameters())
+        self._velocities = [torch.zeros_like(parameter) for parameter in self._parameters]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step along the gradients that are there."""
+        for parameter, velocity in zip(self._parameters, self._velocities, strict=True):
+            if parameter.grad is not None:
+                velocity.mul_(MOMENTUM).add_(parameter.grad)
+                parameter.sub_(LR * velocity)
+
+    def state_dict(self) -> list[Tensor]:
+        """Return the momenta."""
+        return self._velocities
+
+    def load_state_dict(self, velocities: list[Tensor]) -> None:
+        """Go on with these momenta."""
+        self._velocities = velocities
 
 
 def _small_model() -> nn.Module:
@@ -108,12 +138,12 @@ def _cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, targets, reduction="sum")
 
 
-def save_all(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+def save_all(model: nn.Module, optimizer: Any) -> Any:
     """Return all that the next step depends on."""
     return model.state_dict(), optimizer.state_dict()
 
 
-def load_all(saved: Any, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_all(saved: Any, model: nn.Module, optimizer: Any) -> None:
     """Go on from there."""
     model.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])

@@ -8,29 +8,17 @@ from torch import nn
 
 from nnpar_lib.course import exercises
 from nnpar_lib.schedules import BACKWARD, FORWARD, Instruction
-from tests.solutions import solutions, verdicts_of_stubs
-
-CHECKS = {  # by notebook and name of the function
-    ("01", "shard"): exercises.check_shards,
-    ("01", "accumulate"): exercises.check_accumulation,
-    ("01", "momentum_step"): exercises.check_momentum,
-    ("02", "shard"): exercises.check_shards,
-    ("03", "stage_backward"): exercises.check_stage_backward,
-    ("04", "regimes"): exercises.check_regimes,
-    ("04", "time_optimal_batch"): exercises.check_time_optimal_batch,
-    ("05", "gpipe"): exercises.check_gpipe,
-    ("05", "one_forward_one_backward"): exercises.check_1f1b,
-}
+from tests.solutions import checks, notebooks, solutions, verdicts_of_stubs
 
 
-@pytest.mark.parametrize(("notebook", "name"), CHECKS)
-def test_the_solution_of_a_notebook_is_right(notebook, name):
-    verdict = CHECKS[notebook, name](solutions(notebook)[name])
+@pytest.mark.parametrize(("notebook", "name", "check"), checks(on_ranks=False))
+def test_the_solution_of_a_notebook_is_right(notebook, name, check):
+    verdict = check(solutions(notebook)[name])
     assert verdict.is_right, verdict
     assert repr(verdict).startswith("Right: ")
 
 
-@pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05"])
+@pytest.mark.parametrize("notebook", notebooks())
 def test_what_a_notebook_gives_runs_and_says_that_it_is_not_written(notebook):
     verdicts = verdicts_of_stubs(notebook)
     assert len(verdicts) >= 2
