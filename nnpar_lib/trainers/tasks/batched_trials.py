@@ -60,9 +60,7 @@ class _Trials:
     def __init__(self, configs: Sequence[RunConfig]) -> None:
         first = configs[0]
         models = [networks.build(config) for config in configs]
-        self._rows = torch.stack(
-            [nn.utils.parameters_to_vector(model.parameters()).detach() for model in models]
-        )
+        self._rows = torch.stack([_flat(model) for model in models])
         self._gradient = torch.zeros_like(self._rows)
         self._velocity = torch.zeros_like(self._rows)
         self.weights = _by_name(self._rows, models[0])
@@ -106,6 +104,10 @@ class _Trials:
     def _tensors(self) -> Iterable[Tensor]:
         assert self._batch is not None
         return self._batch.images, self._batch.labels, self._rows
+
+
+def _flat(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
 def _by_name(rows: Tensor, model: nn.Module) -> dict[str, Tensor]:

@@ -22,6 +22,17 @@ CASES = [
     ({"model": "mlp", "hidden": (16,)}, "momentum"),
     ({"model": "mlp"}, "sgd"),
     ({"model": "cnn", "channels": (2, 3), "hidden": (8,), **FEW}, "nesterov"),
+    (
+        {
+            "model": "cnn",
+            "channels": (2, 3),
+            "hidden": (),
+            "memory_format": "channels_last",
+            **FEW,
+            "num_steps": 2,
+        },
+        "sgd",
+    ),
 ]
 
 
