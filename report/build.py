@@ -42,6 +42,7 @@ NOTEBOOKS = {
     "07_compare_with_cpp": "num_ranks",
     "08_demo": "num_ranks",
     "09_scale_over_nodes": "num_ranks",
+    "10_build_an_all_reduce": "num_ranks",
 }
 # pages to read beside the notebooks, in their folder, which compute nothing
 READING = ("index", "glossary", "teaching")

@@ -94,7 +94,8 @@ class MessageRecord:
     """Seconds of a message of `num_bytes` between two ranks, for each repeat.
 
     The seconds of a repeat are half of the mean round trip. `exchange_seconds` are those of a
-    message in each direction at once, and `add_seconds` those of adding so many bytes of float32.
+    message in each direction at once, of numbers that have just been changed, and `add_seconds`
+    those of adding so many bytes of float32.
     """
 
     num_bytes: int

@@ -49,6 +49,7 @@ NUM_RECORDS = {
     "07_threads": 3,
     "08_demo": 12,
     "09_scale_over_nodes": 16,
+    "10_allreduce": 46,
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -187,7 +188,7 @@ def test_what_a_notebook_says_it_saw_is_computed(built, name):
     ("name", "num_figures"),
     [
         ("index", 1),
-        ("data_parallelism", 7),
+        ("data_parallelism", 8),
         ("model_parallelism", 6),
         ("regimes", 6),
         ("precision", 3),
@@ -209,7 +210,7 @@ def test_a_page_has_every_number_and_figure_and_asks_the_network_for_nothing(
 @pytest.mark.timeout(1000)
 def test_the_report_in_one_piece_needs_no_other_file(built):
     page = (built / "nnpar.html").read_text()
-    assert page.count("<figure") == 25 and page.count("<math") >= 4
+    assert page.count("<figure") == 26 and page.count("<math") >= 4
     assert re.findall(r'(?:src|href)="(?!#|data:|https?://)([^"]*)"', page) == []
     assert "<script" not in page and "not measured (" not in page
 

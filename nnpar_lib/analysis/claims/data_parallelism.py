@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from nnpar_lib.analysis import scaling
+from nnpar_lib.analysis.cost import allreduce_algorithms
+from nnpar_lib.records.kinds import Record
 
 GRADIENT_SIZE = 235_146  # numbers in the gradient of the mlp
 MODELS = ("mlp", "cnn")
+WHO_SUMS = {
+    "mpi": "MPI's own all-reduce",
+    "ring": "the ring",
+    "recursive_doubling": "recursive doubling",
+    "rabenseifner": "Rabenseifner's algorithm",
+    "tree": "the tree",
+}
 
 
 def ladder(runs: pd.DataFrame) -> dict[str, Any]:
@@ -29,6 +39,29 @@ def allreduce(sweep: pd.DataFrame) -> dict[str, Any]:
     seconds = table[table["num_elements"] == GRADIENT_SIZE].set_index("allreduce")["seconds"]
     shared, mpi = (float(seconds[kind]) for kind in ("shared", "mpi"))
     return {"shared-us": 1e6 * shared, "mpi-us": 1e6 * mpi, "shared-factor": mpi / shared}
+
+
+def algorithms(records: Sequence[Record]) -> dict[str, Any]:
+    """Return which all-reduce that sends messages is the fastest for the fewest and for the most
+    numbers, on as many ranks as cores, and how far its formulas are off."""
+    prices = allreduce_algorithms.prices(records)
+    table = allreduce_algorithms.compare(records, prices)
+    table = table[~table["oversubscribed"].astype(bool) & (table["allreduce"] != "shared")]
+    fastest = allreduce_algorithms.fastest(table)
+    few = fastest.iloc[0]
+    many = fastest.iloc[-1]
+    error = 100 * table["error"].abs()
+    return {
+        "fastest-few": WHO_SUMS[few["allreduce"]],
+        "num-few": few["num_elements"],
+        "fastest-many": WHO_SUMS[many["allreduce"]],
+        "num-many": many["num_elements"],
+        "alpha-us": 1e6 * prices.message.alpha,
+        "message-gb": prices.message.bandwidth / 1e9,
+        "addition-gb": prices.addition.bandwidth / 1e9,
+        "algorithms-error": error.median(),
+        "algorithms-worst": error.max(),
+    }
 
 
 def efficiencies(weak: pd.DataFrame) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,10 @@ import pandas as pd
 from nnpar_lib.analysis import scaling
 from nnpar_lib.analysis.scaling.speedups import AlphaBeta, fit_alpha_beta
 from nnpar_lib.records import store
-from nnpar_lib.records.kinds import MessageRecord, Record
+from nnpar_lib.records.kinds import CONTROL, AllreduceRecord, MessageRecord, Record
 
 ITEMSIZE = 4  # bytes of a number: float32
+AGAIN = ", again"  # after the name of a way that is measured twice, as a control
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +134,14 @@ def compare(records: Sequence[Record], prices: Prices) -> pd.DataFrame:
     """Return measured seconds and bandwidths of all-reduces of float32, and the seconds predicted.
 
     One row per way, ranks and size; `predicted` is NaN for what is no algorithm of ours, and
-    `error` is predicted / measured - 1.
+    `error` is predicted / measured - 1. A control, which repeats a way, has rows of its own.
     """
-    table = scaling.bandwidth(store.frame(records))
+    sums = [record for record in records if isinstance(record, AllreduceRecord)]
+    named = [
+        replace(record, allreduce=record.allreduce + AGAIN) if record.label == CONTROL else record
+        for record in sums
+    ]
+    table = scaling.bandwidth(store.frame(named))
     ways = zip(table["allreduce"], table["num_bytes"], table["num_ranks"], strict=True)
     predicted = [
         FORMULAS[kind](num_bytes, num_ranks, prices) if kind in FORMULAS else math.nan
@@ -151,7 +157,7 @@ def crossovers(table: pd.DataFrame, seconds: str = "seconds") -> pd.DataFrame:
     power of the size.
     """
     rows = []
-    for num_ranks, same in table.dropna(subset=[seconds]).groupby("num_ranks"):
+    for num_ranks, same in _timed(table, seconds).groupby("num_ranks"):
         wide = same.pivot_table(index="num_elements", columns="allreduce", values=seconds)
         for first, second in itertools.combinations(wide.columns, 2):
             ratio = (wide[first] / wide[second]).dropna()
@@ -163,9 +169,14 @@ def crossovers(table: pd.DataFrame, seconds: str = "seconds") -> pd.DataFrame:
 
 def fastest(table: pd.DataFrame, seconds: str = "seconds") -> pd.DataFrame:
     """Return the way with the fewest seconds for each number of ranks and of elements."""
-    timed = table.dropna(subset=[seconds])
+    timed = _timed(table, seconds)
     best = timed.groupby(["num_ranks", "num_elements"])[seconds].idxmin()
     return timed.loc[best, ["num_ranks", "num_elements", "allreduce"]].reset_index(drop=True)
+
+
+def _timed(table: pd.DataFrame, seconds: str) -> pd.DataFrame:
+    """Return the rows with a time, without controls."""
+    return table[table[seconds].notna() & ~table["allreduce"].str.endswith(AGAIN)]
 
 
 def _crossings(sizes: npt.NDArray[np.float64], ratio: npt.NDArray[np.float64]) -> list[float]:

@@ -37,10 +37,11 @@ def crossovers(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def _draw(ax: Axes, kind: str, rows: pd.DataFrame) -> End:
-    style = style_of("gradient_averaging", kind)
+    way, comma, again = kind.partition(",")  # a control looks as what it repeats
+    style = style_of("gradient_averaging", way)
     lines.draw_line(ax, rows, "num_elements", "ratio", style)
     last = rows.iloc[-1]
-    label = ALLREDUCE_LABELS.get(kind, kind)
+    label = ALLREDUCE_LABELS.get(way, way) + comma + again
     return End(last["num_elements"], last["ratio"], label, style.colour)
 
 

@@ -272,22 +272,31 @@ def _ping_pong(group: Communicator, message: torch.Tensor) -> Callable[[], None]
 
 
 def _time_messages(group: Communicator, size: int, num_repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of a round trip, an exchange and an addition, in turn, for each repeat."""
-    message = torch.zeros(size, dtype=torch.uint8)
-    arriving = torch.empty_like(message)
-    addend = torch.zeros(max(1, size // 4))
-    total = torch.zeros_like(addend)
-    other_rank = 1 - group.rank
+    """Return the seconds of a round trip, an exchange and an addition, in turn, for each repeat.
+
+    The numbers are changed before each exchange, as in an all-reduce: else the copy of the last
+    time would still lie in the receiver's cache. The time of the change is taken off.
+    """
+    values = torch.zeros(max(1, size // 4))
+    received = torch.zeros_like(values)
+    peer = 1 - group.rank
+
+    def exchange() -> None:
+        group.exchange_(values, peer, received, peer)
+        values.add_(received)
+
     operations: dict[str, Callable[[], object]] = {
-        "round trip": _ping_pong(group, message),
-        "exchange": lambda: group.exchange_(message, other_rank, arriving, other_rank),
-        "addition": lambda: total.add_(addend),
+        "round trip": _ping_pong(group, torch.zeros(size, dtype=torch.uint8)),
+        "addition": lambda: values.add_(received),
+        "exchange": exchange,
     }
     counts = {name: _count_for(group, operation) for name, operation in operations.items()}
     times: dict[str, list[float]] = {name: [] for name in operations}
     for _ in range(num_repeats):
         for name, operation in operations.items():
             times[name].append(mean_seconds(group, operation, counts[name]))
+    pairs = zip(times["exchange"], times["addition"], strict=True)
+    times["exchange"] = [max(step - addition, 1e-9) for step, addition in pairs]
     return times
 
 

@@ -17,13 +17,14 @@ def rabenseifner(values: Tensor, received: Tensor, messages: Messages) -> None:
     team = fold(values, received, messages)
     number = team.number_of(messages.rank)
     if number is not None:
-        _sum_team(values, received, messages, team, number)
+        sum_by_halves(values, received, messages, team, number)
     unfold(values, messages, team)
 
 
-def _sum_team(
+def sum_by_halves(
     values: Tensor, received: Tensor, messages: Messages, team: Team, number: int
 ) -> None:
+    """Sum over a team of 2^k ranks, of which this one has a number."""
     kept = slice(0, len(values))
     exchanges = []
 

@@ -92,6 +92,7 @@ def test_messages_of_an_older_sweep_give_no_prices():
 def test_what_was_measured_stands_beside_what_was_predicted():
     records = [sum_of("ring", size, 2e-6) for size in SIZES]
     records += [sum_of("mpi", size, 1e-9 * size) for size in SIZES]
+    records.append(message(1_000))
     table = allreduce_algorithms.compare(records, PRICES).set_index(["allreduce", "num_elements"])
     ring = table.loc["ring", 1_000]
     assert ring["predicted"] == FORMULAS["ring"](4_000, 2, PRICES)
