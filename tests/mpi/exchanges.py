@@ -4,6 +4,7 @@ hand tensors over."""
 from __future__ import annotations
 
 import json
+import time
 
 import torch
 from mpi4py import MPI
@@ -11,8 +12,9 @@ from mpi4py import MPI
 from nnpar_lib.config.spread import OF_MESSAGES, TWO_LEVEL
 from nnpar_lib.trainers.communication import allreduce
 from nnpar_lib.trainers.communication.mpi import ADDRESS, STAGED, MpiCommunicator, is_cuda_aware
+from nnpar_lib.trainers.communication.shared_sums import SharedSums
 from nnpar_lib.trainers.tasks.runs import abort_all_on_error
-from nnpar_lib.trainers.timeline import Timeline
+from nnpar_lib.trainers.timeline import FORWARD, Timeline
 
 SIZES = (0, 1, 3, 1000, 100_003)
 NODES = {"shared": (None, 1, 2, 3), TWO_LEVEL: (None, 2, 3)}  # real and pretended ones
@@ -90,8 +92,42 @@ def check_strided() -> dict[str, bool]:
     return {"exact": all(ranks.allgather_objects(exact)), "same_bits": True}
 
 
+def check_shared_sums() -> dict[str, bool]:
+    """Sum vectors of many lengths in quick succession, with ranks that come late in turn."""
+    ranks = MpiCommunicator(MPI.COMM_WORLD)
+    sums = SharedSums(ranks, 257, Timeline())
+    exact = []
+    for turn in range(300):
+        if turn % 50 == ranks.rank:
+            time.sleep(0.002)
+        numbers = torch.arange(1 + turn % 257, dtype=torch.float64) + turn
+        total = sums.sum(numbers * (ranks.rank + 1), FORWARD)
+        exact.append(torch.equal(total, numbers * (ranks.size * (ranks.size + 1) // 2)))
+    sums.free()
+    return {"exact": all(ranks.allgather_objects(all(exact))), "same_bits": True}
+
+
+def check_barrier_with_messages() -> dict[str, bool]:
+    """Wait in a barrier of shared memory for a rank that first receives what this one sends."""
+    ranks = MpiCommunicator(MPI.COMM_WORLD)
+    memory = ranks.allocate_shared(1, torch.float64)
+    large = torch.full((1_000_003,), float(ranks.rank))
+    exact = True
+    if ranks.size > 1 and ranks.rank == 0:
+        send = ranks.start_send(large, 1, 8)
+        memory.barrier()
+        send.wait()
+    else:
+        if ranks.rank == 1:
+            ranks.start_receive_(large, 0, 8).wait()
+            exact = bool((large == 0).all())
+        memory.barrier()
+    memory.free()
+    return {"exact": all(ranks.allgather_objects(exact)), "same_bits": True}
+
+
 def main() -> None:
-    outcomes = {}
+    outcomes = {"shared-sums": check_shared_sums(), "message": check_barrier_with_messages()}
     for way in (STAGED, ADDRESS):
         for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8):
             outcomes[f"{way}-{dtype}"] = check_way(way, dtype)

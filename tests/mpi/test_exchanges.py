@@ -12,7 +12,7 @@ RANK_COUNTS = (1, 2, 3, 4)
 def test_every_all_reduce_is_exact_and_gives_all_ranks_the_same_bits(num_ranks):
     outcomes = dict(mpi_results(num_ranks, "tests.mpi.exchanges"))
     del outcomes["cuda_aware"]
-    assert len(outcomes) == 130 + 11
+    assert len(outcomes) == 130 + 13
     for name, outcome in outcomes.items():
         assert outcome["exact"] and outcome["same_bits"], name
 

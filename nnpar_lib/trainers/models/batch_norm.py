@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nnpar_lib.trainers.communication.communicator import Communicator
+from nnpar_lib.trainers.models.gpu_batch_norm import SynchronisedOnGpu
+from nnpar_lib.trainers.models.sums import Sums
 from nnpar_lib.trainers.timeline import BACKWARD, FORWARD
 
-
-class Sums(Protocol):
-    """Sums tensors over ranks, and books the time."""
-
-    def sum(self, tensor: Tensor, activity: str) -> Tensor:
-        """Return the sum over ranks; the time before it belongs to `activity` (collective)."""
+Vector = npt.NDArray[np.float64]
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -49,59 +48,66 @@ class BatchNorm(nn.BatchNorm2d):
                     inputs, None, None, self.weight, self.bias, training=True, eps=self.eps
                 )
             return super().forward(inputs)
-        output, mean, variance, count = _Synchronised.apply(  # type: ignore[no-untyped-call]
-            inputs, self.weight, self.bias, self.eps, self.exchange
+        assert self.running_mean is not None and self.running_var is not None
+        running = (self.running_mean, self.running_var)
+        if not self.follows:
+            running = (running[0].clone(), running[1].clone())
+        function = SynchronisedOnGpu if has_gpu_kernels(inputs) else _Synchronised
+        output: Tensor = function.apply(  # type: ignore[no-untyped-call]
+            inputs, self.weight, self.bias, running, self.momentum, self.eps, self.exchange
         )
-        if self.follows:
-            self._follow(mean, variance * (count / (count - 1)))
-        return output  # type: ignore[no-any-return]
+        return output
 
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        assert (
-            self.running_mean is not None
-            and self.running_var is not None
-            and self.momentum is not None
-        )
-        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-        self.running_var.lerp_(variance.to(self.running_var), self.momentum)
+
+def has_gpu_kernels(inputs: Tensor) -> bool:
+    """Return whether torch has kernels for synchronised statistics of such images."""
+    return inputs.is_cuda
 
 
 class _Synchronised(torch.autograd.Function):
     """Normalise over all ranks; weight gradients are a rank's addends, which are summed later.
 
+    `running` are the running mean and variance, which follow those of the batch by `momentum`.
     torch's kernels compute with given statistics, so that their input gradient is that for constant
     statistics; the part through mean and variance is added to it.
     """
 
     @staticmethod
     def forward(
-        context: Any, inputs: Tensor, weight: Tensor, bias: Tensor, eps: float, exchange: Sums
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, variance, count = _statistics(inputs, weight, exchange)
-        statistics = (mean.to(weight), variance.to(weight))
+        context: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running: tuple[Tensor, Tensor],
+        momentum: float,
+        eps: float,
+        exchange: Sums,
+    ) -> Tensor:
+        mean, variance, count = _statistics(inputs, running, exchange)
+        unbiased = variance * (count / max(count - 1, 1))
+        for follower, value in zip(running, (mean, unbiased), strict=True):
+            follower.lerp_(torch.from_numpy(value).to(follower), momentum)
+        statistics = (torch.from_numpy(mean).to(weight), torch.from_numpy(variance).to(weight))
         context.save_for_backward(inputs, weight, *statistics)
         context.exchange = exchange
-        context.count = float(count)
+        context.count = count
         context.eps = eps
-        context.mark_non_differentiable(mean, variance, count)
-        output = functional.batch_norm(inputs, *statistics, weight, bias, eps=eps)
-        return output, mean, variance, count
+        return functional.batch_norm(inputs, *statistics, weight, bias, eps=eps)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, mean, variance = context.saved_tensors
         for_inputs, for_weight, for_bias = _gradients(
             gradient, inputs, weight, mean, variance, context.eps
         )
         addends = torch.stack([for_weight, for_bias]).double()
         sums = context.exchange.sum(addends, BACKWARD)
-        over_weight, over_bias = -(sums / context.count).to(weight)
-        scale = weight * (variance + context.eps).rsqrt()
+        scale = weight * (variance + context.eps).rsqrt() / -context.count
+        over_weight, over_bias = scale * sums.to(weight)
         for_inputs += functional.batch_norm(
-            inputs, mean, variance, scale * over_weight, scale * over_bias, eps=context.eps
+            inputs, mean, variance, over_weight, over_bias, eps=context.eps
         )
-        return for_inputs, for_weight, for_bias, None, None
+        return for_inputs, for_weight, for_bias, None, None, None, None
 
 
 def _gradients(
@@ -116,30 +122,27 @@ def _gradients(
     return gradients
 
 
-def _statistics(inputs: Tensor, weight: Tensor, exchange: Sums) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, variance and number of values of each channel over all ranks, in float64.
+def _statistics(
+    inputs: Tensor, running: tuple[Tensor, Tensor], exchange: Sums
+) -> tuple[Vector, Vector, float]:
+    """Return mean, variance and number of values of each channel over all ranks.
 
     Ranks sum their squares about zero: float64 can afford what this loses where the mean is large.
+    NumPy takes a fraction of torch's time for vectors as short as these.
     """
-    count = inputs.numel() // inputs.shape[1]
-    addends = inputs.new_zeros(2 * inputs.shape[1] + 1, dtype=torch.float64)
+    num_channels = inputs.shape[1]
+    count = inputs.numel() // num_channels
+    addends = np.zeros(2 * num_channels + 1)
     if count:
-        running = (torch.zeros_like(weight), torch.zeros_like(weight))  # only their type matters
-        mean, variance = map(
-            torch.Tensor.double, torch.batch_norm_update_stats(inputs, *running, 0.0)
-        )
-        squares = variance + mean**2
-        addends = torch.cat([mean * count, squares * count, addends.new_tensor([count])])
-    total = exchange.sum(addends, FORWARD)
-    mean, square = (total[:-1] / total[-1]).chunk(2)
-    return mean, square - mean**2, total[-1]
-
-
-def synchronise_(model: nn.Module, exchange: Sums) -> None:
-    """Let every normalisation of a model take its statistics over all ranks."""
-    for module in model.modules():
-        if isinstance(module, BatchNorm):
-            module.exchange = exchange
+        unread = torch.zeros_like(running[0])  # only its type matters
+        moments = torch.batch_norm_update_stats(inputs, unread, unread.clone(), 0.0)
+        mean, variance = (moment.double().numpy() for moment in moments)
+        addends[:num_channels] = mean * count
+        addends[num_channels:-1] = (variance + mean**2) * count
+        addends[-1] = count
+    total: Vector = exchange.sum(torch.from_numpy(addends), FORWARD).numpy()
+    mean, square = (total[:-1] / total[-1]).reshape(2, num_channels)
+    return mean, square - mean**2, float(total[-1])
 
 
 @contextmanager

@@ -43,6 +43,9 @@ class Exchange:
         self._timeline.lap(COMMUNICATE)
         return total
 
+    def free(self) -> None:
+        """Do nothing: messages leave nothing behind."""
+
 
 class _SumForward(torch.autograd.Function):
     """Sum over ranks in the forward pass; the gradient passes unchanged.

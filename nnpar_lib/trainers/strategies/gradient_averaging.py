@@ -20,7 +20,7 @@ from nnpar_lib.trainers.communication.torch_distributed import (
 )
 from nnpar_lib.trainers.data.batches import Batch, Batches
 from nnpar_lib.trainers.models import batch_norm
-from nnpar_lib.trainers.models.sharding import Exchange
+from nnpar_lib.trainers.models.synchronisation import synchronise
 from nnpar_lib.trainers.step.build import build_batches, build_replica
 from nnpar_lib.trainers.step.replica import Replica
 from nnpar_lib.trainers.step.shared_update import SharedUpdate
@@ -42,8 +42,7 @@ class GradientAveraging(WholeModel):
         self.model = self._replica.model
         communicator = summing_as_configured(communicator, config)
         self._communicator = communicator
-        if config.batch_norm == "synchronised" and communicator.size > 1:
-            batch_norm.synchronise_(self.model, Exchange(communicator, timeline))
+        self._statistics = synchronise(self.model, config, communicator, timeline)
         self.batches: Batches = build_batches(config, communicator.size, communicator.rank)
         self._compute_gradient: Callable[[Batch], Tensor] = self._replica.compute_gradient
         self._apply: SharedUpdate | _ReducedUpdate
@@ -83,6 +82,7 @@ class GradientAveraging(WholeModel):
 
     def close(self) -> None:
         self._apply.free()
+        self._statistics.free()
         leave_process_group()
 
 

@@ -8,7 +8,7 @@ from nnpar_lib.config import RunConfig
 from nnpar_lib.trainers.communication.communicator import Communicator, Request
 from nnpar_lib.trainers.data.batches import Batch
 from nnpar_lib.trainers.models import batch_norm, networks
-from nnpar_lib.trainers.models.sharding import Exchange
+from nnpar_lib.trainers.models.synchronisation import synchronise
 from nnpar_lib.trainers.step.stage import OnGradient
 from nnpar_lib.trainers.strategies.pipeline import Pipeline
 from nnpar_lib.trainers.timeline import BACKWARD, COMMUNICATE, WEIGHT_GRADIENTS, Timeline
@@ -26,12 +26,14 @@ class Hybrid(Pipeline):
         self._copies = communicator.split([rank % size for rank in range(communicator.size)])
         self._reductions: list[Request] = []
         super().__init__(config, communicator, timeline)
-        if config.batch_norm == "synchronised" and self._copies.size > 1:
-            batch_norm.synchronise_(self._replica.model, Exchange(self._copies, timeline))
+        self._statistics = synchronise(self._replica.model, config, self._copies, timeline)
 
     def synchronise(self) -> None:
         """Give the copies of a stage the same running statistics (collective)."""
         batch_norm.average_running_(self._replica.model, self._copies)
+
+    def close(self) -> None:
+        self._statistics.free()
 
     def _compute_gradient(self, batch: Batch) -> None:
         self._num_backwards = dict.fromkeys(self._local_stages, 0)

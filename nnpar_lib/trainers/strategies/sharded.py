@@ -16,7 +16,7 @@ from nnpar_lib.parts import slot_sizes
 from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.data.batches import Batch, Batches, batch_source, load
 from nnpar_lib.trainers.models import batch_norm
-from nnpar_lib.trainers.models.sharding import Exchange
+from nnpar_lib.trainers.models.synchronisation import synchronise
 from nnpar_lib.trainers.step.memory import ActivationMeter, SavedTensor
 from nnpar_lib.trainers.step.optimizer import build_optimizer, set_learning_rate
 from nnpar_lib.trainers.step.sharded_model import ShardedModel
@@ -47,8 +47,7 @@ class Sharded:
         self._timeline = timeline
         self._model = ShardedModel(config, communicator, timeline)
         self._modules = torch.nn.Sequential(*self._model.blocks)
-        if config.batch_norm == "synchronised" and communicator.size > 1:
-            batch_norm.synchronise_(self._modules, Exchange(communicator, timeline))
+        self._statistics = synchronise(self._modules, config, communicator, timeline)
         self.batches: Batches = batch_source(
             load(config.dataset), config, communicator.size, communicator.rank
         )
@@ -162,6 +161,7 @@ class Sharded:
     def close(self) -> None:
         """Free shared memory (collective)."""
         del self._optimizer
+        self._statistics.free()
         self._model.close()
 
 

@@ -15,7 +15,7 @@ from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.communication.torch_distributed import join_process_group
 from nnpar_lib.trainers.data.batches import Batch, Batches, batch_source, load
 from nnpar_lib.trainers.models import batch_norm, networks
-from nnpar_lib.trainers.models.sharding import Exchange
+from nnpar_lib.trainers.models.synchronisation import synchronise
 from nnpar_lib.trainers.step.optimizer import build_optimizer, set_learning_rate
 from nnpar_lib.trainers.strategies.base import WholeModel
 from nnpar_lib.trainers.timeline import BACKWARD, FORWARD, UPDATE, Timeline
@@ -43,8 +43,7 @@ class TorchDDP(WholeModel):
         join_process_group(communicator, "nccl" if config.device == "cuda" else "gloo")
         self.model = networks.build(config).to(config.device)
         self._communicator = communicator
-        if config.batch_norm == "synchronised" and communicator.size > 1:
-            batch_norm.synchronise_(self.model, Exchange(communicator, timeline))
+        self._statistics = synchronise(self.model, config, communicator, timeline)
         self._initial = copy.deepcopy(self.model.state_dict())
         self._parallel = DistributedDataParallel(
             self.model, **(_tuned(self.model) if config.ddp_tuned else {})
@@ -75,6 +74,7 @@ class TorchDDP(WholeModel):
         )
 
     def close(self) -> None:
+        self._statistics.free()
         del self._parallel
         dist.destroy_process_group()
 

@@ -18,7 +18,7 @@ from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.communication.torch_distributed import join_process_group
 from nnpar_lib.trainers.data.batches import Batch, Batches, batch_source, load
 from nnpar_lib.trainers.models import batch_norm, networks
-from nnpar_lib.trainers.models.sharding import Exchange
+from nnpar_lib.trainers.models.synchronisation import synchronise
 from nnpar_lib.trainers.step.optimizer import build_optimizer, set_learning_rate
 from nnpar_lib.trainers.step.state import (
     State,
@@ -51,8 +51,7 @@ class TorchFSDP:
         )
         join_process_group(communicator, "nccl" if config.device == "cuda" else "gloo")
         self._model = networks.build(config)
-        if config.batch_norm == "synchronised" and communicator.size > 1:
-            batch_norm.synchronise_(self._model, Exchange(communicator, timeline))
+        self._statistics = synchronise(self._model, config, communicator, timeline)
         mesh = init_device_mesh(config.device, (communicator.size,))
         for block in self._model:
             fully_shard(block, mesh=mesh)
@@ -130,7 +129,8 @@ class TorchFSDP:
         self._optimizer = build_optimizer(self._parameters, self._config, fused=None)
 
     def close(self) -> None:
-        """Leave the process group (collective)."""
+        """Free shared memory and leave the process group (collective)."""
+        self._statistics.free()
         dist.destroy_process_group()
 
     def _values(self) -> list[DTensor]:
