@@ -32,7 +32,7 @@ def check(config: Sections) -> None:
         _check_backend(config)
     if config.record:
         _check_recording(config)
-    if config.strategy == "sharded":
+    if config.strategy in ("sharded", "torch_fsdp"):
         _check_sharded(config)
 
 
@@ -121,7 +121,14 @@ def _check_tensor(config: Sections) -> None:
 
 
 def _check_sharded(config: Sections) -> None:
-    """Refuse weights of a GPU in memory that the ranks of a node share."""
+    """Refuse weights of a GPU in memory that a node shares, and layouts that FSDP has not."""
+    if config.strategy == "torch_fsdp":
+        if config.memory_format == "channels_last" and config.reads("memory_format"):
+            raise ValueError(
+                "memory_format='channels_last' is not offered by strategy 'torch_fsdp', which"
+                " divides contiguous weights alone; use 'contiguous', or the strategy sharded"
+            )
+        return
     if config.device != "cpu" and config.allreduce == "shared":
         raise ValueError(
             "allreduce='shared' keeps the parts of strategy 'sharded' in the host's memory, not on"

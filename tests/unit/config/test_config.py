@@ -90,6 +90,11 @@ BAD = [
         "allreduce='shared'",
         "use allreduce='mpi'",
     ),
+    (
+        {"strategy": "torch_fsdp", "model": "cnn", "memory_format": "channels_last"},
+        "'channels_last'",
+        "use 'contiguous', or the strategy sharded",
+    ),
     ({"strategy": "sharded", "allreduce": "overlapped"}, "'sharded'", "'shared' or 'mpi'"),
     ({"schedule": "gpip"}, "unknown schedule 'gpip'", "did you mean 'gpipe'"),
     ({"num_microbatches": 0}, "num_microbatches=0", "at least 1"),
