@@ -1,6 +1,9 @@
 """The checks that run a student's function on ranks: solutions pass, and wrong ones are told
 why."""
 
+import sys
+
+import cloudpickle
 import pytest
 import torch
 
@@ -10,6 +13,9 @@ from nnpar_lib.parts import part
 from nnpar_lib.trainers.communication.algorithms import recursive_doubling, ring, tree
 from tests import solutions
 from tests.mpi import planted_bugs
+
+# as those of a notebook: engines do not import this module, and all that it needs
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")

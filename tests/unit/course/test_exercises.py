@@ -26,6 +26,11 @@ def test_what_a_notebook_gives_runs_and_says_that_it_is_not_written(notebook):
     assert len(solutions(notebook)) == len(verdicts)
 
 
+def test_every_check_is_asked_for_by_a_notebook():
+    asked = checks(on_ranks=False) + checks(on_ranks=True)
+    assert {check.__name__ for *_, check in asked} == set(exercises.__all__)
+
+
 def unwritten(*arguments):
     raise NotImplementedError
 
