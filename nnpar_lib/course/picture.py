@@ -107,7 +107,8 @@ class Canvas:
 
 def draw(height: float, alt: str, drawing: Callable[[Canvas], None]) -> Picture:
     """Return the picture that a function draws on a white canvas of this height."""
-    figure = Figure(figsize=(WIDTH / 2, height / 2), facecolor="white", layout="none")
+    figure = Figure(figsize=(WIDTH / 2, height / 2), facecolor="white")
+    figure.set_layout_engine("none")
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, WIDTH), ylim=(0, height))
     ax.axis("off")
