@@ -35,12 +35,11 @@ EVERY_MPI_RANK_COUNTS = (2, 3)
 WHOLE_FOLDERS = ("cluster", "engines")  # share one SLURM, or one pair of engines
 
 
-def pytest_collection_modifyitems(items):
+def pytest_itemcollected(item):
     """Give each file to one of the workers (pytest -n), and each of these folders to one."""
-    for item in items:
-        folder = item.path.parent.name
-        group = folder if folder in WHOLE_FOLDERS else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(group))
+    folder = item.path.parent.name
+    group = folder if folder in WHOLE_FOLDERS else str(item.path.relative_to(ROOT))
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 def run_python(*arguments, timeout=120, **environment):
