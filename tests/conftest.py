@@ -32,16 +32,6 @@ EACH_KIND = "each_kind"  # its value where a second MPI runs one case of a kind 
 EVERY_MPI_RANK_COUNTS = (2, 3)
 
 
-WHOLE_FOLDERS = ("cluster", "engines")  # share one SLURM, or one pair of engines
-
-
-def pytest_itemcollected(item):
-    """Give each file to one of the workers (pytest -n), and each of these folders to one."""
-    folder = item.path.parent.name
-    group = folder if folder in WHOLE_FOLDERS else str(item.path.relative_to(ROOT))
-    item.add_marker(pytest.mark.xdist_group(group))
-
-
 def run_python(*arguments, timeout=120, **environment):
     """Run this Python in the project's root; return the finished process with its output as
     text."""

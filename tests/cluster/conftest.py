@@ -1,8 +1,12 @@
 """A SLURM with Bridges-2's partitions, all its nodes on this machine."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -30,8 +34,17 @@ def install_slurm():
 def testbed(tmp_path_factory):
     install_slurm()
     folder = tmp_path_factory.mktemp("testbed")
-    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-    subprocess.run([TESTBED, "start", folder], check=True, timeout=30)
-    yield folder
-    subprocess.run([TESTBED, "stop", folder], check=True, timeout=30)
-    del os.environ["SLURM_CONF"]
+    with one_testbed_at_a_time():
+        os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+        subprocess.run([TESTBED, "start", folder], check=True, timeout=30)
+        yield folder
+        subprocess.run([TESTBED, "stop", folder], check=True, timeout=30)
+        del os.environ["SLURM_CONF"]
+
+
+@contextmanager
+def one_testbed_at_a_time():
+    """Wait until no other worker of the tests has a testbed: all of them use the same ports."""
+    with open(Path(tempfile.gettempdir(), "nnpar-testbed.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

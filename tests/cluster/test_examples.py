@@ -16,6 +16,8 @@ PAGE = ROOT / "cluster" / "engines_in_slurm.md"
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
 SECONDS = 150
 
+pytestmark = pytest.mark.timeout(900)  # a testbed of another worker is waited for
+
 
 def submit(folder, *words, **variables):
     """Submit a batch script, wait until it is over, and return the states of its jobs and its

@@ -35,6 +35,8 @@ with engines(num_ranks) as ranks:
 """,
 )
 
+pytestmark = pytest.mark.timeout(900)  # a testbed of another worker is waited for
+
 
 def write_notebook(folder):
     """Write a small notebook that papermill can run, and return its path."""
