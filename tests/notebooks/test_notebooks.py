@@ -66,7 +66,7 @@ def resumed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     kill_when_it_prints("notebook 2 of", *BUILD, folder)
     kept = {path: path.read_bytes() for path in sorted(folder.glob("results/*/00_*"))}
-    process = run_python("report/build.py", "--folder", folder, "--resume", timeout=900)
+    process = run_python("report/build.py", "--folder", folder, "--resume", timeout=1500)
     assert process.returncode == 0, (process.stdout + process.stderr)[-3000:]
     return folder, process.stdout, kept
 
@@ -97,14 +97,14 @@ def kill_when_it_prints(words, *command):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(provenance.num_cores() > 3, reason="the counts are those of two cores")
 def test_every_notebook_leaves_its_records(built):
     files = {path.stem: path for path in (built / "results" / "digits-quick").glob("*.jsonl")}
     assert {name: len(store.load(path)) for name, path in files.items()} == NUM_RECORDS
 
 
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(1800)
 def test_what_was_trained_has_learnt_and_says_where_it_was_measured(built):
     records = store.load(built / "results" / "digits-quick" / "01_accuracy.jsonl")
     assert min(record.final_test_accuracy for record in records) > 0.9
@@ -113,7 +113,7 @@ def test_what_was_trained_has_learnt_and_says_where_it_was_measured(built):
     )
 
 
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(1800)
 def test_a_model_in_parts_learns_as_a_whole_one_and_one_that_does_not_fit_trains_in_parts(built):
     folder = built / "results" / "digits-quick"
     accuracy = comparison.accuracy(
@@ -142,7 +142,7 @@ def test_a_model_in_parts_learns_as_a_whole_one_and_one_that_does_not_fit_trains
     assert live["1f1b, 16 micro-batches"] < live["gpipe, 16 micro-batches"] / 3
 
 
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(1800)
 def test_the_quick_study_finds_steps_at_every_batch_size(built):
     folder = built / "results" / "digits-quick"
     runs = regimes_study.read(folder / "04_mlp_sgd.json")
@@ -160,7 +160,7 @@ def test_the_quick_study_finds_steps_at_every_batch_size(built):
     assert (counts["num_equal"] == counts["num_pairs"]).all() and counts["num_pairs"].sum() == 4
 
 
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(1800)
 def test_all_exact_ways_of_the_demonstration_end_with_the_same_loss(built):
     records = store.frame(store.load(built / "results" / "digits-quick" / "08_demo.jsonl"))
     spread = records.groupby("model")["final_train_loss"].agg(
@@ -169,7 +169,7 @@ def test_all_exact_ways_of_the_demonstration_end_with_the_same_loss(built):
     assert set(spread.index) == {"mlp", "cnn", "resnet18"} and spread[["mlp", "cnn"]].max() < 1e-3
 
 
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
 def test_what_a_notebook_says_it_saw_is_computed(built, name):
     notebook = nbformat.read(built / "executed" / f"{name}.ipynb", 4)
@@ -183,7 +183,7 @@ def test_what_a_notebook_says_it_saw_is_computed(built, name):
     assert str(ROOT) not in (built / "executed" / f"{name}.ipynb").read_text()
 
 
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("name", "num_figures"),
     [
@@ -207,7 +207,7 @@ def test_a_page_has_every_number_and_figure_and_asks_the_network_for_nothing(
     assert str(ROOT) not in page
 
 
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(1800)
 def test_the_report_in_one_piece_needs_no_other_file(built):
     page = (built / "nnpar.html").read_text()
     assert page.count("<figure") == 26 and page.count("<math") >= 4
@@ -215,7 +215,7 @@ def test_the_report_in_one_piece_needs_no_other_file(built):
     assert "<script" not in page and "not measured (" not in page
 
 
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(1800)
 def test_a_build_that_goes_on_measures_nothing_again(resumed):
     _, printed, kept = resumed
     assert printed.count("was finished before") == 1
