@@ -32,6 +32,12 @@ EACH_KIND = "each_kind"  # its value where a second MPI runs one case of a kind 
 EVERY_MPI_RANK_COUNTS = (2, 3)
 
 
+def pytest_collection_modifyitems(items):
+    """Put the report's file first: it takes longest, and a worker that began it late would end
+    alone."""
+    items.sort(key=lambda item: item.path.parent.name != "notebooks")
+
+
 def run_python(*arguments, timeout=120, **environment):
     """Run this Python in the project's root; return the finished process with its output as
     text."""
