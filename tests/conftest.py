@@ -113,7 +113,7 @@ def selected(configs, each_kind):
 def mpi_results(num_ranks, module):
     """Return what a module of the tests prints after RESULT when it runs on several ranks; it runs
     once a session."""
-    process = run_mpi(num_ranks, "-m", module)
+    process = run_mpi(num_ranks, "-m", module, timeout=500)
     assert process.returncode == 0, process.stderr[-3000:]
     line = next(line for line in process.stdout.splitlines() if line.startswith("RESULT "))
     return json.loads(line.removeprefix("RESULT "))

@@ -51,7 +51,7 @@ def lab(tmp_path):
         yield f"http://127.0.0.1:{port}", folder
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
 
 
 def free_port():
