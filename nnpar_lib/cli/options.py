@@ -66,7 +66,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 def add_bench_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmarks."""
-    parser.add_argument("--dataset", default="digits", help="the data set (default: %(default)s)")
+    _add_dataset(parser)
     _add_num_repeats(parser, 15)
     parser.add_argument(
         "--out",
@@ -79,14 +79,8 @@ def add_bench_options(parser: argparse.ArgumentParser) -> None:
 
 def add_gpu_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the measurements of a GPU."""
-    parser.add_argument("--dataset", default="digits", help="the data set (default: %(default)s)")
-    parser.add_argument(
-        "--minutes",
-        type=_number("float"),
-        default=7.0,
-        metavar="MINUTES",
-        help="begin nothing after so many minutes (default: %(default)s)",
-    )
+    _add_dataset(parser)
+    _add_minutes(parser, 7.0, "begin nothing after so many minutes")
     parser.add_argument(
         "--out",
         type=Path,
@@ -98,14 +92,8 @@ def add_gpu_options(parser: argparse.ArgumentParser) -> None:
 
 def add_survey_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the survey of a machine."""
-    parser.add_argument("--dataset", default="digits", help="the data set (default: %(default)s)")
-    parser.add_argument(
-        "--minutes",
-        type=_number("float"),
-        default=15.0,
-        metavar="MINUTES",
-        help="end after so many minutes; the same command goes on later (default: %(default)s)",
-    )
+    _add_dataset(parser)
+    _add_minutes(parser, 15.0, "end after so many minutes; the same command goes on later")
     parser.add_argument(
         "--out",
         type=Path,
@@ -237,6 +225,20 @@ def _readers(reader: str, values: tuple[str, ...]) -> str:
     if len(idle) < len(values):
         return f"not for {reader} {', '.join(idle)}"
     return f"only for {reader} {', '.join(values)}"
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="digits", help="the data set (default: %(default)s)")
+
+
+def _add_minutes(parser: argparse.ArgumentParser, default: float, meaning: str) -> None:
+    parser.add_argument(
+        "--minutes",
+        type=_number("float"),
+        default=default,
+        metavar="MINUTES",
+        help=f"{meaning} (default: %(default)s)",
+    )
 
 
 def _add_num_repeats(parser: argparse.ArgumentParser, default: int) -> None:

@@ -78,57 +78,66 @@ def _measure(part: Part, out: Path, budget: Budget) -> list[str]:
     """Measure the groups of a part; return a line for each that failed and for those left out."""
     missing = []
     num_left = 0
-    ranks = _Ranks(part, out)
+    running = RestartedEngines(part.num_ranks)
     for number, group in enumerate(part.groups, start=1):
         if not budget.allows(part, group):
             num_left += 1
             continue
         start = time.monotonic()
-        reason = ranks.measure(group)
+        reason = _measure_group(part, group, out, running)
         budget.note(part, group, time.monotonic() - start)
         if reason:
             missing.append(f"group {number} of {part.experiment}, which failed: {reason}")
-    ranks.stop()
+    running.stop()
     if num_left:
         missing.append(f"{num_left} of {len(part.groups)} groups of {part.experiment}: no time")
     return missing
 
 
-class _Ranks:
-    """The engines of a part, started when they are needed, and again after a failure."""
-
-    def __init__(self, part: Part, out: Path) -> None:
-        self._part = part
-        self._out = out
-        self._engines: Engines | None = None
-
-    def measure(self, group: Mapping[str, RunConfig]) -> str:
-        """Measure a group; return the first line of the error where it fails, else nothing."""
-        try:
-            self._engines = self._engines or engines(self._part.num_ranks)
-            self._measure(group, self._engines)
-        except FAILURES as error:
-            traceback.print_exc()
-            self.stop()
-            return str(error).partition("\n")[0] or type(error).__name__
-        return ""
-
-    def stop(self) -> None:
-        """Stop the engines that are running, if any."""
-        with suppress(*FAILURES):
-            if self._engines is not None:
-                self._engines.stop()
-        self._engines = None
-
-    def _measure(self, group: Mapping[str, RunConfig], ranks: Engines) -> None:
-        part = self._part
+def _measure_group(
+    part: Part, group: Mapping[str, RunConfig], out: Path, running: RestartedEngines
+) -> str:
+    """Measure a group; return the first line of the error where it fails, else nothing."""
+    try:
+        ranks = running.get()
         if part.measure is None:
             ranks.run_interleaved(
                 group,
                 num_repeats=part.num_repeats,
                 experiment=part.experiment,
-                results_file=self._out,
+                results_file=out,
             )
         else:
             configs = list(group.values())
-            part.measure(ranks, configs, experiment=part.experiment, results_file=self._out)
+            part.measure(ranks, configs, experiment=part.experiment, results_file=out)
+    except FAILURES as error:
+        traceback.print_exc()
+        running.stop()
+        return cause(error)
+    return ""
+
+
+class RestartedEngines:
+    """Engines that start when they are needed, and again after they were stopped."""
+
+    def __init__(self, num_ranks: int) -> None:
+        self._num_ranks = num_ranks
+        self._engines: Engines | None = None
+
+    def get(self) -> Engines:
+        """Return engines that run."""
+        if self._engines is None:
+            self._engines = engines(self._num_ranks)
+        return self._engines
+
+    def stop(self) -> None:
+        """Stop the engines that are running, if any; what their end complains of is not said."""
+        with suppress(*FAILURES):
+            if self._engines is not None:
+                self._engines.stop()
+        self._engines = None
+
+
+def cause(error: BaseException) -> str:
+    """Return the first line of an error, or its type where it says nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -72,14 +72,7 @@ def _cores(frame: pd.DataFrame) -> str:
 
 
 def _threads(frame: pd.DataFrame) -> str:
-    table = machines.ranks_against_threads(frame)
-    if table.empty:
-        return NOT_MEASURED
-    parts = [
-        f"{_range(rows, 2)} times the rate of threads on {name}"
-        for name, rows in table.groupby("machine")
-    ]
-    return f"Depending on the network and the batch, ranks have {_listed(parts)}."
+    return _ranges(machines.ranks_against_threads(frame), "ranks have", "threads", 2)
 
 
 def _ddp(frame: pd.DataFrame) -> str:
@@ -96,14 +89,18 @@ def _ddp(frame: pd.DataFrame) -> str:
 
 
 def _gpus(frame: pd.DataFrame) -> str:
-    table = machines.of_gpus(frame)
+    return _ranges(machines.of_gpus(frame), "one GPU has", "all cores", 0)
+
+
+def _ranges(table: pd.DataFrame, subject: str, base: str, num_decimals: int) -> str:
+    """Return the range of the ratios to a base, of each machine."""
     if table.empty:
         return NOT_MEASURED
     parts = [
-        f"{_range(rows, 0)} times the rate of all cores on {name}"
+        f"{_range(rows, num_decimals)} times the rate of {base} on {name}"
         for name, rows in table.groupby("machine")
     ]
-    return f"Depending on the network and the batch, one GPU has {_listed(parts)}."
+    return f"Depending on the network and the batch, {subject} {_listed(parts)}."
 
 
 def _blind(surveys: Mapping[str, Iterable[Record]]) -> str:

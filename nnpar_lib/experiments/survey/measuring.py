@@ -4,21 +4,19 @@ again."""
 from __future__ import annotations
 
 import dataclasses
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from nnpar_lib.config import RunConfig
+from nnpar_lib.experiments.measuring import FAILURES, RestartedEngines, cause
 from nnpar_lib.experiments.survey.plan import Work
 from nnpar_lib.launch import native, preflight
-from nnpar_lib.launch.engines import Engines, EnginesLost, RankError, engines
+from nnpar_lib.launch.engines import Engines
 from nnpar_lib.launch.tasks import TASKS
 from nnpar_lib.records import store
 from nnpar_lib.records.kinds import FailureRecord, Record, RunRecord
 from nnpar_lib.records.provenance import provenance
-
-FAILURES = (RankError, EnginesLost, RuntimeError, ValueError)
 
 
 class Bench:
@@ -26,9 +24,8 @@ class Bench:
 
     def __init__(self, num_ranks: int, out: Path) -> None:
         self.origin: dict[str, Any] = {}
-        self._num_ranks = num_ranks
         self._out = out
-        self._ranks: Engines | None = None
+        self._engines = RestartedEngines(num_ranks)
 
     def __enter__(self) -> Self:
         return self
@@ -39,14 +36,7 @@ class Bench:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop the engines; the next work starts new ones."""
-        if self._ranks is not None:
-            with suppress(*FAILURES):
-                self._ranks.stop()
-        self._ranks = None
+        self._engines.stop()
 
     def do(self, work: Work) -> FailureRecord | None:
         """Do a piece of work; its records are in the file then. Return the failure, if any.
@@ -56,19 +46,15 @@ class Bench:
         if refused := _first_refused(work):
             return self._fail(work, *refused)
         try:
-            self._do(work, self._running())
+            ranks = self._engines.get()
+            ranks.origin = self.origin
+            self._do(work, ranks)
         except FAILURES as error:
-            self.stop()
+            self._engines.stop()
             is_whole = work.group.measure is not None
             label = "" if is_whole else _first_missing(work, store.load(self._out))
             return self._fail(work, label, error)
         return None
-
-    def _running(self) -> Engines:
-        if self._ranks is None:
-            self._ranks = engines(self._num_ranks)
-        self._ranks.origin = self.origin
-        return self._ranks
 
     def _do(self, work: Work, ranks: Engines) -> None:
         if work.group.measure is not None:
@@ -113,7 +99,7 @@ class Bench:
     def _fail(self, work: Work, label: str, error: BaseException) -> FailureRecord:
         """Keep what failed and why; no label stands for the whole group."""
         failure = FailureRecord(
-            cause=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            cause=cause(error),
             config=work.configs[label].to_dict() if label else {},
             provenance={**provenance(), **self.origin},
             experiment=work.group.experiment,

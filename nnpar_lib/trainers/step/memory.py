@@ -20,32 +20,47 @@ def measure(replica: Replica, compute_gradient: Callable[[], object]) -> dict[st
     counted once; they are followed through one call of `compute_gradient`. Temporary buffers and
     messages are not counted.
     """
-    meter = ActivationMeter(replica.weights)
-    with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda saved: saved.tensor):
-        compute_gradient()
-    optimizer_bytes = 0
-    for state in replica.optimizer.state.values():
-        optimizer_bytes += sum(value.nbytes for value in state.values() if torch.is_tensor(value))
+    activations = peak_activations(compute_gradient, replica.weights)
     gradient = replica.weights.grad
     return {
         "parameters": replica.weights.nbytes,
         "gradients": 0 if gradient is None else gradient.nbytes,
-        "optimizer": optimizer_bytes,
-        "activations": meter.peak_bytes,
+        "optimizer": optimizer_bytes(replica.optimizer),
+        "activations": activations,
     }
 
 
-class ActivationMeter:
-    """Counts the bytes of the tensors that autograd saves, and their peak; views count once."""
+def peak_activations(compute_gradient: Callable[[], object], *weights: Tensor) -> int:
+    """Return the most bytes that autograd holds for the backward pass in one call.
 
-    def __init__(self, weights: Tensor) -> None:
-        self._weights = weights.untyped_storage().data_ptr()
+    `weights` are the buffers in which weights lie, which are not counted.
+    """
+    meter = ActivationMeter(*weights)
+    with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda saved: saved.tensor):
+        compute_gradient()
+    return meter.peak_bytes
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes of an optimizer's state."""
+    num_bytes = 0
+    for state in optimizer.state.values():
+        num_bytes += sum(value.nbytes for value in state.values() if torch.is_tensor(value))
+    return num_bytes
+
+
+class ActivationMeter:
+    """Counts the bytes of the tensors that autograd saves beside weights, and their peak; views
+    count once."""
+
+    def __init__(self, *weights: Tensor) -> None:
+        self._weights = {buffer.untyped_storage().data_ptr() for buffer in weights}
         self._num_holders: Counter[tuple[int, int]] = Counter()
         self.bytes = self.peak_bytes = 0
 
     def pack(self, tensor: Tensor) -> SavedTensor:
         """Count a tensor that autograd saves; return what it saves instead."""
-        is_weight = tensor.untyped_storage().data_ptr() == self._weights
+        is_weight = tensor.untyped_storage().data_ptr() in self._weights
         # without its graph: a node that saves its output would hold itself, and never be freed
         return SavedTensor(tensor.detach(), None if is_weight else self)
 

@@ -17,7 +17,7 @@ from nnpar_lib.trainers.communication.communicator import Communicator
 from nnpar_lib.trainers.data.batches import Batch, Batches, batch_source, load
 from nnpar_lib.trainers.models import batch_norm
 from nnpar_lib.trainers.models.synchronisation import synchronise
-from nnpar_lib.trainers.step.memory import ActivationMeter, SavedTensor
+from nnpar_lib.trainers.step.memory import optimizer_bytes, peak_activations
 from nnpar_lib.trainers.step.optimizer import build_optimizer, set_learning_rate
 from nnpar_lib.trainers.step.sharded_model import ShardedModel
 from nnpar_lib.trainers.step.state import (
@@ -128,12 +128,7 @@ class Sharded:
         """Return the bytes that this rank holds, with the slots of whole blocks as `blocks`
         (collective)."""
         shards = self._model.shards
-        meter = _Meter(shards.wholes)
-        with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda saved: saved.tensor):
-            self._model.compute_gradient(batch)
-        optimizer_bytes = 0
-        for state in self._optimizer.state.values():
-            optimizer_bytes += sum(value.nbytes for value in state.values() if value is not None)
+        activations = peak_activations(lambda: self._model.compute_gradient(batch), *shards.wholes)
         weights = _num_bytes(self._model.weights)
         slots = 0
         gradients = weights
@@ -148,8 +143,8 @@ class Sharded:
         return {
             "parameters": weights,
             "gradients": gradients,
-            "optimizer": optimizer_bytes,
-            "activations": meter.peak_bytes,
+            "optimizer": optimizer_bytes(self._optimizer),
+            "activations": activations,
             "blocks": slots,
         }
 
@@ -163,18 +158,6 @@ class Sharded:
         del self._optimizer
         self._statistics.free()
         self._model.close()
-
-
-class _Meter(ActivationMeter):
-    """Counts what autograd saves beside weights, which lie in several buffers."""
-
-    def __init__(self, buffers: Sequence[Tensor]) -> None:
-        super().__init__(buffers[0])
-        self._buffers = {buffer.untyped_storage().data_ptr() for buffer in buffers}
-
-    def pack(self, tensor: Tensor) -> SavedTensor:
-        is_weight = tensor.untyped_storage().data_ptr() in self._buffers
-        return SavedTensor(tensor, None if is_weight else self)
 
 
 def _num_bytes(tensors: Sequence[Tensor]) -> int:
