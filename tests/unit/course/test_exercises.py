@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ def test_the_solution_of_a_notebook_is_right(notebook, name, check):
 @pytest.mark.parametrize("notebook", notebooks())
 def test_what_a_notebook_gives_runs_and_says_that_it_is_not_written(notebook):
     verdicts = verdicts_of_stubs(notebook)
-    assert len(verdicts) >= 2
+    assert verdicts
     assert all(text.endswith(" is not written yet") for text in verdicts)
     assert len(solutions(notebook)) == len(verdicts)
 
@@ -290,3 +291,162 @@ def test_wrong_regimes(function, words):
 )
 def test_wrong_optima(function, words):
     assert words in repr(exercises.check_time_optimal_batch(function))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (
+            lambda n, t, m, u: (t - n * (u - t) / (m - n), m / u),
+            "that is bytes over seconds, and the seconds have the latency in them",
+        ),
+        (
+            lambda n, t, m, u: (t, (m - n) / (u - t)),
+            "that is the small message's time, which has its bytes in it",
+        ),
+        (lambda n, t, m, u: (0, (u - t) / (m - n)), "that is beta, the seconds of a byte"),
+        (lambda n, t, m, u: t, "two numbers are asked for"),
+    ],
+)
+def test_wrong_prices_of_messages(function, words):
+    assert words in repr(exercises.check_message_cost(function))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda n, p, a, b: 2 * (p - 1) * (a + b * n), "carries all n bytes, and not n/p"),
+        (lambda n, p, a, b: (p - 1) * (a + b * n / p), "p - 1 more bring it round"),
+        (
+            lambda n, p, a, b: (p > 1) * a + 2 * (p - 1) / p * b * n,
+            "with 940584 bytes on 2 ranks a ring takes 0.000114058 s and not 0.000104058; the"
+            " latency is paid once",
+        ),
+        (lambda n, p, a, b: 2 * (p - 1) / p * b * n, "the latency is left out"),
+    ],
+)
+def test_wrong_seconds_of_a_ring(function, words):
+    assert words in repr(exercises.check_ring_seconds(function))
+
+
+def products(sizes, num_examples, num_each=6):
+    return sum(num_each * num_examples * n * m for n, m in itertools.pairwise(sizes))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (products, "the gradient of the first layer's inputs is counted"),
+        (lambda sizes, n: products(sizes, n, 2), "that is the forward pass alone"),
+        (lambda sizes, n: products(sizes, 1) - 2 * sizes[0] * sizes[1], "that is one example"),
+        (lambda sizes, n: products(sizes, n, 4), "each layer has two products backward"),
+    ],
+)
+def test_wrong_counts_of_operations(function, words):
+    assert words in repr(exercises.check_training_flops(function))
+
+
+def update_in_bfloat16(weight, gradient, master):
+    weight.sub_(0.01 * gradient)
+    master.copy_(weight)
+
+
+def rounded_product(weight, gradient, master):
+    master.sub_(0.01 * gradient)
+    weight.copy_(master)
+
+
+def master_alone(weight, gradient, master):
+    master.sub_(gradient, alpha=0.01)
+
+
+def weight_alone(weight, gradient, master):
+    weight.sub_(gradient, alpha=0.01)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (update_in_bfloat16, "small updates are lost"),
+        (rounded_product, "the update is rounded: 0.01 times a bfloat16 is a bfloat16"),
+        (master_alone, "the weight is not the rounded master: it is as before"),
+        (weight_alone, "after step 1 the master is as before"),
+    ],
+)
+def test_wrong_updates_in_two_precisions(function, words):
+    assert words in repr(exercises.check_master_weights(function))
+
+
+def means_of_ranks(counts, sums, squares):
+    means = sums / torch.tensor(counts)[:, None]
+    return means.mean(0), (squares / torch.tensor(counts)[:, None]).mean(0) - means.mean(0) ** 2
+
+
+def variances_of_ranks(counts, sums, squares):
+    n = torch.tensor(counts)[:, None]
+    variances = squares / n - (sums / n) ** 2
+    return sums.sum(0) / n.sum(), (n * variances).sum(0) / n.sum()
+
+
+def without_the_mean(counts, sums, squares):
+    return sums.sum(0) / sum(counts), squares.sum(0) / sum(counts)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (means_of_ranks, "with [5, 1, 2] examples on 3 ranks every rank's mean counts the same"),
+        (variances_of_ranks, "does not see how their means differ"),
+        (without_the_mean, "the square of the mean is not subtracted"),
+        (lambda counts, sums, squares: sums.sum(0), "a mean and a variance are asked for"),
+    ],
+)
+def test_wrong_statistics(function, words):
+    assert words in repr(exercises.check_statistics(function))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda a, b, n: a == b, "are the same numbers in another order"),
+        (lambda a, b, n: abs(a - b) < 1e-6, "are the same numbers in another order"),
+        (lambda a, b, n: abs(a - b) <= np.finfo(type(a)).eps * a, "in another order"),
+        (lambda a, b, n: abs(a - b) <= n * 1.2e-7 * a, "sums of which one went through float32"),
+        (lambda a, b, n: np.isclose(a, b, rtol=1e-3), "of which the last number is missing"),
+        (lambda a, b, n: abs(a - b), "True or False is asked for"),
+    ],
+)
+def test_wrong_tests_of_rounding(function, words):
+    assert words in repr(exercises.check_rounding(function))
+
+
+def one_level(num_nodes, ranks_per_node):
+    num_ranks = num_nodes * ranks_per_node
+    yield from (("add", rank, 0) for rank in range(1, num_ranks))
+    yield from (("copy", 0, rank) for rank in range(1, num_ranks))
+
+
+def inside_nodes_alone(num_nodes, ranks_per_node):
+    for leader in range(0, num_nodes * ranks_per_node, ranks_per_node):
+        others = range(leader + 1, leader + ranks_per_node)
+        yield from (("add", rank, leader) for rank in others)
+        yield from (("copy", leader, rank) for rank in others)
+
+
+def added_on_the_way_back(num_nodes, ranks_per_node):
+    for action, sender, receiver in one_level(num_nodes, ranks_per_node):
+        yield action.replace("copy", "add"), sender, receiver
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (one_level, "with 2 nodes of 2 the sums are right, but 4 messages cross between nodes"),
+        (inside_nodes_alone, "rank 0 ends without the numbers of the ranks [2, 3]"),
+        (added_on_the_way_back, "rank 1 ends with the numbers of the ranks [1] more than once"),
+        (lambda nodes, size: [(0, 1)], "your function yields (0, 1); yield"),
+        (lambda nodes, size: [("add", 0, nodes * size)], "a rank does not exist; the last is 1"),
+    ],
+)
+def test_wrong_sums_over_nodes(function, words):
+    assert words in repr(exercises.check_two_levels(function))
