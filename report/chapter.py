@@ -13,7 +13,6 @@ from IPython.display import Markdown, display
 from myst_nb import glue
 from table_columns import TABLES
 
-from nnpar_lib.analysis import claims
 from nnpar_lib.analysis.claims import gpu
 from nnpar_lib.analysis.figures import theme
 from nnpar_lib.config.study import StudyConfig
@@ -217,13 +216,6 @@ def _way(strategy: str, value: object, by: str) -> str:
     if by == "average_every":
         return theme.style_of(strategy).label + INTERVALS.get((strategy, value), "")
     return theme.style_of(strategy, value).label
-
-
-def verdicts(benchmarks: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of claims that the benchmarks prove; an empty one where none were run."""
-    if benchmarks.empty:
-        return pd.DataFrame(columns=list(TABLES["claims-table"].columns))
-    return claims.table(benchmarks)
 
 
 def _is_whole(column: pd.Series[float]) -> bool:

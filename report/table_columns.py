@@ -30,6 +30,20 @@ CLAIMS = Table(
     },
     digits=2,
 )
+EVIDENCE = Table(
+    {
+        "claim": "number",
+        "value": "median [95 % interval]",
+        "control": "noise",
+        "num_repeats": "repeats",
+        "verdict": "verdict",
+        "goal": "goal",
+        "records": "records",
+        "commit": "commit",
+        "command": "made by",
+    },
+    digits=2,
+)
 DATA_PARALLELISM = {
     "averaging-table": Table(
         {
@@ -311,7 +325,7 @@ MACHINES = {
     ),
 }
 TABLES = {
-    "claims-table": CLAIMS,
+    "claims-table": EVIDENCE,
     "cpp-claims-table": CLAIMS,
     **DATA_PARALLELISM,
     **MODEL_PARALLELISM,

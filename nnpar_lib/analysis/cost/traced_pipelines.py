@@ -74,9 +74,13 @@ def table(records: Sequence[RunRecord]) -> pd.DataFrame:
     `share` is the measured rate over it. `bubble` is the measured fraction, `bubble_simulated` that
     of the simulation, and `bubble_formula` is (p - 1) / (m + p - 1).
     """
-    rows = pd.DataFrame([_row(record) for record in records if any(record.events)])
-    labels = rows.groupby("label", sort=False)
+    labels = each_run(records).groupby("label", sort=False)
     return labels.median(numeric_only=True).assign(num_repeats=labels.size()).reset_index()
+
+
+def each_run(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Return the columns of `table` for each traced run, medians over its steps."""
+    return pd.DataFrame([_row(record) for record in records if any(record.events)])
 
 
 def _row(record: RunRecord) -> dict[str, Any]:

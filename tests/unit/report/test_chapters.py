@@ -103,3 +103,17 @@ def test_the_wait_for_the_last_rank_explains_what_it_was_not_fitted_to(report):
     by_way = table.groupby("allreduce")[["error", "error_with_waiting"]]
     for _, row in by_way.agg(lambda errors: errors.abs().median()).iterrows():
         assert row["error_with_waiting"] < 0.6 * row["error"]
+
+
+def test_the_table_of_claims_has_every_source_of_a_headline_and_each_goal(report, tmp_path):
+    chapter, headlines = report
+    import evidence
+
+    table = evidence.table(chapter.Chapter("results/mnist-full", tmp_path))
+    records = set(", ".join(table["records"]).split(", "))
+    wanted = {name for headline in headlines.HEADLINES for name in headline.records}
+    assert wanted - {"04_runs"} <= records  # a study has the steps of the regimes
+    assert {"bench", "regimes/mlp-sgd"} <= records
+    assert list(table["commit"][table["commit"].isin(("none", ""))]) == []
+    assert table["goal"].str.contains("missed|reached").any()
+    assert table["value"].str.match(r"-?[\d,.]+( \[.*\])?$").all()
