@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 
 from nnpar_lib.analysis import scaling
 from nnpar_lib.analysis.cost import allreduce_algorithms
+from nnpar_lib.analysis.scaling import ladder as rungs
 from nnpar_lib.records.kinds import Record
 
 GRADIENT_SIZE = 235_146  # numbers in the gradient of the mlp
@@ -23,14 +25,38 @@ WHO_SUMS = {
 
 
 def ladder(runs: pd.DataFrame) -> dict[str, Any]:
-    """Return how long the first and the last rung take, relative to the serial loop."""
-    epoch = scaling.seconds_per_epoch(runs).groupby(runs["label"], sort=False).median()
+    """Return what the first and the last rung take, relative to serial loops.
+
+    `ladder-speedup` with its 95 % interval is that of the last rung over the fastest serial rung;
+    it is NaN in records from before a serial rung was mended.
+    """
+    table = rungs.gains(runs).set_index("label")
+    seconds = table["seconds"]
+    last = table.iloc[-1]
+    best_serial = rungs.best_serial(runs)
     return {
-        "ladder-first": epoch["root and workers"] / epoch["serial"],
-        "ladder-last": epoch["serial"] / epoch["+ shared memory"],
+        "ladder-first": seconds["root and workers"] / seconds["serial"],
+        "ladder-last": seconds["serial"] / last["seconds"],
+        "ladder-last-rung": table.index[-1],
+        "ladder-best-serial": best_serial or "absent",
+        "ladder-mended": seconds["serial"] / seconds.get(best_serial, math.nan),
+        "ladder-speedup": last["over_serial"],
+        "ladder-speedup-low": last["over_serial_low"],
+        "ladder-speedup-high": last["over_serial_high"],
+        "ladder-slower": " ".join(rungs.slower_in_words(table.reset_index())),
         "num-ranks": runs["num_ranks"].max(),
         "ladder-repeats": runs["repeat"].nunique(),
     }
+
+
+def ladder_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return what each rung mends and gains, the table of `ladder.gains`, with words for a reader.
+
+    `kind` says whether a rung is parallelism.
+    """
+    table = rungs.gains(runs)
+    kinds = table["is_parallelism"].map({True: "parallelism", False: "serial code"})
+    return table.assign(kind=kinds)
 
 
 def allreduce(sweep: pd.DataFrame) -> dict[str, Any]:

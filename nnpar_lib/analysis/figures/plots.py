@@ -34,6 +34,7 @@ from nnpar_lib.analysis.figures.theme import (
     style_of,
     theme,
 )
+from nnpar_lib.analysis.scaling import ladder as scaling_ladder
 from nnpar_lib.config.spread import SINGLE_RANK_STRATEGIES
 
 __all__ = [
@@ -218,8 +219,9 @@ def allreduce(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw seconds an epoch of each `label`, in order of appearance from the top.
 
-    The dashed line is that of `serial`. An epoch has as many examples as the training set
-    (`scaling.seconds_per_epoch`), unless the frame has a column `seconds_per_epoch`.
+    Dashed lines are those of `serial` and of the fastest rung of strategy serial, the base of
+    speedups. An epoch has as many examples as the training set (`scaling.seconds_per_epoch`),
+    unless the frame has a column `seconds_per_epoch`.
     """
     ax = ax or new_axes(frame["label"].nunique())
     if "seconds_per_epoch" not in frame:
@@ -230,7 +232,7 @@ def ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for position, rows in enumerate(rungs):
         style = style_of(rows["strategy"].iloc[0], rows["allreduce"].iloc[0])
         _draw_rung(ax, position, table.iloc[position], style)
-    _write_seconds(ax, table)
+    _write_seconds(ax, table, {"serial", scaling_ladder.best_serial(frame)})
     ax.set(
         xlabel="seconds an epoch",
         xlim=(0, table["high"].max() * 1.15),
@@ -312,12 +314,12 @@ def _draw_rung(ax: Axes, position: float, row: pd.Series[Any], style: Style) -> 
     )
 
 
-def _write_seconds(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the line of the serial rung, and write the seconds of each bar at its end.
+def _write_seconds(ax: Axes, table: pd.DataFrame, bases: set[str]) -> None:
+    """Draw the lines of the rungs that are bases, and write the seconds of each bar at its end.
 
-    They stand past that line if it is near.
+    They stand past a line if it is near.
     """
-    serial = [float(s) for s in table[table["label"] == "serial"]["median"]]
+    serial = [float(s) for s in table[table["label"].isin(bases)]["median"]]
     for seconds in serial:
         ax.axvline(seconds, **{**IDEAL, "color": INK, "zorder": 3})
     longest = float(table["high"].max())
