@@ -76,18 +76,18 @@ def estimates(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["stage"] == "estimate"] if "stage" in runs else runs
 
 
-def resample(runs: pd.DataFrame, num_resamples: int = NUM_RESAMPLES) -> Resamples:
+def resample(runs: pd.DataFrame, num_resamples: int = NUM_RESAMPLES, *, seed: int = 0) -> Resamples:
     """Resample the runs of each batch size with replacement and take medians.
 
-    A run that did not reach the goal took more steps than any that did. The same frame gives the
-    same resamples.
+    A run that did not reach the goal took more steps than any that did. The same frame and seed
+    give the same resamples; two frames that are combined need two seeds to be independent.
     """
     for column in ("batch_size", "steps"):
         if column not in runs:
             raise ValueError(
                 f"the frame has no column {column!r}; it has {', '.join(map(str, runs.columns))}"
             )
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     rows = estimates(runs)
     sizes = np.array(sorted(rows["batch_size"].unique()), dtype=float)
     medians = np.empty(len(sizes))
@@ -179,15 +179,13 @@ def steps_ratio(base: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     `batch_size`, `ratio` with `low` and `high`; below 1 `compared` needs fewer steps.
     """
     below = resample(base)
-    above = resample(compared)
-    # one generator draws both resamples: a shuffle of one side makes them independent
-    order = np.random.default_rng(1).permutation(len(above.resampled))
+    above = resample(compared, seed=1)
     rows = []
     for size in np.intersect1d(below.batch_sizes, above.batch_sizes):
         i, j = (int(np.flatnonzero(part.batch_sizes == size)[0]) for part in (below, above))
         if below.reached[i] and above.reached[j]:
             ratio = above.medians[j] / below.medians[i]
-            resampled = above.resampled[order, j] / below.resampled[:, i]
+            resampled = above.resampled[:, j] / below.resampled[:, i]
             span = interval(ratio, resampled)
             row = {"batch_size": int(size), "ratio": span.value, "low": span.low, "high": span.high}
             rows.append(row)

@@ -69,7 +69,8 @@ def in_seconds(samples: Resamples, step_seconds: pd.DataFrame) -> Resamples:
 
     They are multiplied by the median seconds of a step, resampled over its repeats.
     """
-    times = resample(step_seconds.rename(columns={"seconds": "steps"}), len(samples.resampled))
+    seconds = step_seconds.rename(columns={"seconds": "steps"})
+    times = resample(seconds, len(samples.resampled), seed=1)  # independent of those of the steps
     sizes, in_steps, in_seconds_of_step = np.intersect1d(
         samples.batch_sizes, times.batch_sizes, return_indices=True
     )

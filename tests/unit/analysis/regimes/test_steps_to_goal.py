@@ -251,3 +251,11 @@ def test_a_frame_without_steps_is_refused_by_name():
 def test_a_fit_of_too_little_is_refused(steps, form, words):
     with pytest.raises(ValueError, match=words):
         steps_model.fit([4, 8, 16][: len(steps)], steps, form)
+
+
+def test_resamples_of_steps_and_of_their_seconds_are_independent():
+    runs = pd.DataFrame({"batch_size": 64, "steps": np.arange(10.0, 20.0)})
+    step_seconds = pd.DataFrame({"batch_size": 64, "seconds": np.arange(1.0, 11.0)})
+    steps = regimes.resample(runs)
+    seconds = time_to_goal.in_seconds(steps, step_seconds).resampled / steps.resampled
+    assert abs(np.corrcoef(steps.resampled[:, 0], seconds[:, 0])[0, 1]) < 0.1
