@@ -29,7 +29,7 @@ SHARPNESSES = np.geomspace(0.5, 8.0, 33)  # of curves: the exponents that the me
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
 RESAMPLED = 0.12  # how far two bootstraps of a few hundred resamples may be apart
 
-Numbers = dict[str, float]
+Numbers = dict[str, Any]  # by name; a range where a value hangs on a bootstrap
 
 
 class Records:
@@ -222,19 +222,26 @@ def fastest_way(rows: pd.DataFrame) -> str:
     return str(speedups[~labels["oversubscribed"].astype(bool)].idxmax())
 
 
+def hardest_goal(records: Records) -> tuple[float, dict[int, np.ndarray]]:
+    """Return the hardest goal that every batch size of the study reached, and the steps of its
+    runs by batch size."""
+    runs = pd.DataFrame(records.study()["runs"])
+    runs = rows_with(runs, stage="estimate").fillna({"steps": math.inf})
+    medians = runs.groupby(["goal_error", "batch_size"])["steps"].median().unstack()
+    reached = np.isfinite(medians).all(axis=1)
+    goal = min(reached[reached].index)
+    by_size = rows_with(runs, goal_error=goal).groupby("batch_size")["steps"]
+    return goal, {size: steps.to_numpy() for size, steps in by_size}
+
+
 def regimes(records: Records) -> Numbers:
     """Fit the preferred curve to the steps to the hardest goal of the study of the mlp."""
-    runs = pd.DataFrame(records.study()["runs"])
-    runs = runs[runs["stage"] == "estimate"].fillna({"steps": math.inf})
-    medians = runs.groupby(["goal_error", "batch_size"])["steps"].median()
-    reached = np.isfinite(medians.unstack()).all(axis=1)
-    goal = min(reached[reached].index)
-    steps = [
-        list(rows["steps"]) for _, rows in rows_with(runs, goal_error=goal).groupby("batch_size")
-    ]
-    sizes = np.array(medians[goal].index, dtype=float)
-    sharpness = preferred(sizes, medians[goal].to_numpy())
-    numbers = {"goal": 100 * goal, **curve(sizes, medians[goal].to_numpy(), sharpness)}
+    goal, by_size = hardest_goal(records)
+    steps = list(by_size.values())
+    sizes = np.array(list(by_size), dtype=float)
+    medians = np.array(list(map(np.median, steps)))
+    sharpness = preferred(sizes, medians)
+    numbers = {"goal": 100 * goal, **curve(sizes, medians, sharpness)}
     generator = np.random.default_rng(2026)
     resampled = [
         curve(sizes, np.array([np.median(generator.choice(s, len(s))) for s in steps]), sharpness)
@@ -337,6 +344,8 @@ def agrees(number: str, name: str, value: float) -> bool:
     Ends of bootstraps, whose names have a tilde, may differ by `RESAMPLED`.
     """
     shown = float(number.replace(",", ""))
+    if isinstance(value, tuple):
+        return value[0] <= shown <= value[1]
     if "~" in name:
         return abs(shown - value) <= RESAMPLED * abs(value) + 0.5
     num_digits = len(number.partition(".")[2])

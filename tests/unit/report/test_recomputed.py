@@ -2,15 +2,20 @@
 
 import ast
 import json
+import math
 import shutil
 
 import pytest
 
-from tests import recompute
+from tests import recompute, recompute_abstract
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "report" / "results" / "mnist-full"
-PREDICTED = {"cost-model", "larger"}  # the cost model's predictions are not in the records
+# the predictions of the cost model are not in the records
+PREDICTED = {"cost-model", "larger"}
+PREDICTED_KEYS = {"abstract-model-error", "abstract-model-worst", "abstract-cores-64"}
+PREDICTED_KEYS |= {"abstract-gpus-8", "abstract-gpus-16"}
+OF_THE_QUESTIONS = {"batches": 8, "of C++": 1024, "layers": 128, "cores": 64, "GPUs": 8, "more": 16}
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +29,24 @@ def sentences(tmp_path_factory):
 
         figures = str(tmp_path_factory.mktemp("figures"))
         yield lambda folder: headlines.sentences(chapter.Chapter(str(folder), figures))
+
+
+@pytest.fixture(scope="module")
+def abstract(tmp_path_factory):
+    """Return the numbers and the sentences of the abstract of the committed records."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "report")
+        patch.chdir(ROOT / "report")
+        answers = pytest.importorskip("abstract").answers
+        from chapter import Chapter
+
+        return answers(Chapter(str(RESULTS), str(tmp_path_factory.mktemp("figures"))))
+
+
+@pytest.fixture(scope="module")
+def recomputed():
+    """Return the numbers of the abstract, computed by other code."""
+    return recompute_abstract.abstract(recompute.Records(RESULTS))
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +73,38 @@ def test_the_numbers_of_a_headline_agree_to_the_digits_printed(claim, stated):
     numbers = recompute.CLAIMS[claim](recompute.Records(RESULTS))
     assert len(list(recompute.printed(stated[claim]))) >= 1
     assert recompute.unexplained(stated[claim], numbers) == [], stated[claim]
+
+
+def test_every_number_of_the_abstract_is_recomputed(abstract, recomputed):
+    numbers, _ = abstract
+    names = {name for name in numbers if not name.endswith("-way")}
+    assert len(names) > 50 and names - set(recomputed) == PREDICTED_KEYS
+    differing = {
+        name: (numbers[name], recomputed[name])
+        for name in names & set(recomputed)
+        if not is_same(numbers[name], recomputed[name])
+    }
+    assert differing == {}
+
+
+def is_same(value, again):
+    """Return whether a number was recomputed: a fit to 0.1 %, a bootstrap's within its range."""
+    if isinstance(again, tuple):
+        none = math.isnan(value) and (again[0] == 0 or again[1] == math.inf)
+        return none or again[0] <= value <= again[1]
+    if isinstance(again, str):
+        return value == again
+    return math.isclose(value, again, rel_tol=1e-3) or (math.isnan(value) and math.isnan(again))
+
+
+def test_the_sentences_of_the_abstract_print_these_numbers(abstract, recomputed):
+    numbers, sentences = abstract
+    predicted = {name: numbers[name] for name in PREDICTED_KEYS}
+    names = {name: value for name, value in recomputed.items() if not isinstance(value, str)}
+    known = {**names, **predicted, **OF_THE_QUESTIONS}
+    wrong = {name: recompute.unexplained(text, known) for name, text in sentences.items()}
+    assert sum(len(list(recompute.printed(text))) for text in sentences.values()) > 30
+    assert {name: numbers for name, numbers in wrong.items() if numbers} == {}
 
 
 @pytest.mark.parametrize(
