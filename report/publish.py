@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import mimetypes
 import os
 import re
@@ -12,16 +13,32 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import typeset
 from bs4 import BeautifulSoup, Tag
+
+from nnpar_lib import __version__
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAME = "nnpar"
 FIRST_CHAPTER = "index"
 CHAPTER_PREFIX = "document-"  # of the ids that Sphinx puts in front of chapters
+GLUED = "application/papermill.record/text/plain"  # how a notebook keeps what it puts into a text
 FOOTER = (
     '<div style="width: 100%; text-align: center; font-size: 8px">'
     '<span class="pageNumber"></span> / <span class="totalPages"></span></div>'
 )
+
+# a table that is too wide for a column of print, or would be much taller in it, has the page
+WIDEN_TABLES = """column => {
+    for (const frame of document.querySelectorAll("div.table")) {
+        const figure = frame.closest("figure") || frame;
+        const height = width => { frame.style.width = width; return frame.scrollHeight };
+        const tall = height(`${column}pt`);
+        const wide = frame.scrollWidth > frame.clientWidth || tall > 1.4 * height("504pt");
+        frame.style.width = "";
+        figure.classList.toggle("wide", wide);
+    }
+}"""
 
 
 def find_browser() -> str | None:
@@ -70,7 +87,7 @@ def article(source: Path, scratch: Path, folder: Path) -> list[Path]:
     pages = scratch / "pages"
     render("singlehtml", source, pages, "-t", "article")
     page = scratch / f"{NAME}.html"
-    page.write_text(_in_one_piece(pages / "index.html"), encoding="utf-8")
+    page.write_text(_in_one_piece(pages / "index.html", edition(source)), encoding="utf-8")
     return _publish([page, _print(page, scratch / f"{NAME}.pdf", browser)], folder)
 
 
@@ -82,8 +99,27 @@ def _publish(files: list[Path], folder: Path) -> list[Path]:
     return [(folder / f"{file.name}.part").replace(folder / file.name) for file in files]
 
 
-def _in_one_piece(file: Path) -> str:
-    """Return a page with its styles and pictures inside it and without scripts."""
+def edition(source: Path) -> str:
+    """Return the version of the project, and the days and the commit of the records, as the first
+    chapter knows them."""
+    notebook = source / f"{FIRST_CHAPTER}.ipynb"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.exists() else []
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    values = {
+        output["metadata"]["scrapbook"]["name"]: "".join(output["data"].get(GLUED, "")).strip("'")
+        for output in outputs
+        if "scrapbook" in output.get("metadata", {})
+    }
+    parts = [f"Version {__version__}"]
+    if "days" in values:
+        parts.append(f"measured {values['days']}")
+    if "commit" in values:
+        parts.append(f"at commit {values['commit']}")
+    return ", ".join(parts)
+
+
+def _in_one_piece(file: Path, edition: str = "") -> str:
+    """Return a page as an article, with its styles and pictures inside it and without scripts."""
     page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
     for part in page.select("script, .related, .sphinxsidebar, .footer"):  # controls, navigation
         part.decompose()
@@ -94,9 +130,10 @@ def _in_one_piece(file: Path) -> str:
             link.replace_with(style)
         else:
             link.decompose()
+    link_chapters(page)
+    typeset.arrange(page, file.parent, edition)
     for image in page.find_all("img"):
         image["src"] = _data_uri(file.parent / str(image["src"]))
-    link_chapters(page)
     return str(page)
 
 
@@ -168,6 +205,8 @@ def _print(page: Path, target: Path, browser: str) -> Path:
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         tab = chromium.new_page()
         tab.goto(page.resolve().as_uri())
+        tab.emulate_media(media="print")
+        tab.evaluate(WIDEN_TABLES, typeset.COLUMN)
         tab.pdf(
             path=target,
             prefer_css_page_size=True,

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from nnpar_lib.analysis.figures.theme import FIGURE_SIZE, INK, new_axes, style_of
+from nnpar_lib.analysis.figures.theme import INK, figure_size, new_axes, style_of
 
 CURVES = {"train_loss": "training loss", "test_accuracy": "test accuracy"}
 PROBABILITY_COLOURS = "Blues"
@@ -28,7 +28,7 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(
         len(CURVES),
         len(models),
-        figsize=(1.7 * FIGURE_SIZE[0], 1.3 * FIGURE_SIZE[1]),
+        figsize=(1.7 * figure_size()[0], 1.3 * figure_size()[1]),
         sharex="col",
         squeeze=False,
         layout="constrained",
@@ -86,7 +86,7 @@ def side_by_side(
     figure, axes = plt.subplots(
         2,
         1,
-        figsize=(1.5 * FIGURE_SIZE[0], 1.4 + 0.32 * len(most)),
+        figsize=(1.5 * figure_size()[0], 1.4 + 0.32 * len(most)),
         layout="constrained",
         gridspec_kw={"height_ratios": [1, 0.3 * len(most)]},
     )
@@ -116,7 +116,7 @@ def one_digit(
     figure, axes = plt.subplots(
         1,
         2,
-        figsize=(1.6 * FIGURE_SIZE[0], 0.8 + 0.3 * len(table)),
+        figsize=(1.6 * figure_size()[0], 0.8 + 0.3 * len(table)),
         layout="constrained",
         gridspec_kw={"width_ratios": [1, 3]},
     )

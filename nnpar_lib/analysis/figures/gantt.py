@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from nnpar_lib.analysis.cost.traced_pipelines import bubble_fraction
-from nnpar_lib.analysis.figures.theme import FIGURE_SIZE
+from nnpar_lib.analysis.figures.theme import figure_size
 from nnpar_lib.schedules import BACKWARD, FORWARD, PASSES, WEIGHT_GRADIENTS
 
 COLOURS = {
@@ -94,7 +94,7 @@ def side_by_side(charts: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Fig
     figure, axes = plt.subplots(
         len(charts),
         2,
-        figsize=(1.6 * FIGURE_SIZE[0], 1.1 + 1.5 * len(charts)),
+        figsize=(1.6 * figure_size()[0], 1.1 + 1.5 * len(charts)),
         sharex=True,
         squeeze=False,
         layout="constrained",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,12 @@ from matplotlib.ticker import EngFormatter, FixedLocator, Formatter, FuncFormatt
 from scipy.optimize import isotonic_regression
 
 from nnpar_lib.analysis import scaling
-from nnpar_lib.analysis.figures.theme import GREY, Style, style_of
+from nnpar_lib.analysis.figures.theme import GREY, Style, style_of, wrap
 from nnpar_lib.config.spread import SINGLE_RANK_STRATEGIES
 
 LABEL_WIDTH = 25  # characters before a label goes on in its next line
 LABEL_SIZE = 9  # points
+NOTE_WIDTH = 80  # characters
 HALO = [withStroke(linewidth=3, foreground="white")]
 NBSP = "\N{NO-BREAK SPACE}"
 PHRASES = {
@@ -184,16 +184,28 @@ def set_ticks(axis: Axis, values: Sequence[float], formatter: Formatter) -> None
     axis.set_major_formatter(FuncFormatter(lambda v, i: formatter(v, i) if v in kept else ""))
 
 
-def note(ax: Axes, table: pd.DataFrame) -> None:
-    """Explain hollow points and whiskers above the axes, if there are any."""
+def note(ax: Axes, table: pd.DataFrame, *, at_right: bool = False) -> None:
+    """Explain hollow points and whiskers above the axes, if there are any.
+
+    Text at the right goes over the names of bars.
+    """
     parts = []
     if table["oversubscribed"].astype(bool).any():
         parts.append("hollow: more ranks \N{MULTIPLICATION SIGN} threads than cores")
     if (table["num_repeats"] > 1).any():
         parts.append(f"whiskers: quartiles of {_span(table['num_repeats'])} repeats")
     if parts:
+        text = wrap("; ".join(parts), NOTE_WIDTH)
+        place = (1, "right") if at_right else (0, "left")
         ax.text(
-            0, 1.02, "; ".join(parts), transform=ax.transAxes, fontsize=8, color=GREY, va="bottom"
+            place[0],
+            1.02,
+            text,
+            transform=ax.transAxes,
+            fontsize=8,
+            color=GREY,
+            va="bottom",
+            ha=place[1],
         )
 
 
@@ -214,7 +226,7 @@ def _widened(axis: Axis, factor: float) -> tuple[float, float]:
 def _label_column(ax: Axes, ends: Sequence[End], outside: float | None) -> None:
     places = [_to_axes(ax, end) for end in ends]
     left = outside or max(x for x, _ in places) + 0.03
-    texts = [textwrap.fill(end.text, LABEL_WIDTH) for end in ends]
+    texts = [wrap(end.text, LABEL_WIDTH) for end in ends]
     line_height = 1.35 * LABEL_SIZE / 72 * ax.figure.get_dpi() / ax.get_window_extent().height
     heights = [line_height * (text.count("\n") + 1.25) for text in texts]
     for end, text, y in zip(ends, texts, spread([y for _, y in places], heights), strict=True):

@@ -113,7 +113,7 @@ def _scatter(ax: Axes, frame: pd.DataFrame, table: pd.DataFrame, names: Sequence
         )
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, columnspacing=0.8)
 
 
 def _case(row: dict[Any, Any]) -> str:

@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter
 
 from nnpar_lib.analysis.figures import lines
 from nnpar_lib.analysis.figures.lines import End
-from nnpar_lib.analysis.figures.theme import FIGURE_SIZE, GREY, INK, new_axes, style_of
+from nnpar_lib.analysis.figures.theme import GREY, INK, figure_size, new_axes, style_of
 
 
 def predicted_against_measured(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -69,7 +69,7 @@ def speedups(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(
         1,
         len(models),
-        figsize=(1.6 * FIGURE_SIZE[0], 1.2 + 0.42 * len(labels)),
+        figsize=(1.6 * figure_size()[0], 1.2 + 0.42 * len(labels)),
         sharey=True,
         squeeze=False,
         layout="constrained",

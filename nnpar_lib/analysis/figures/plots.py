@@ -7,7 +7,6 @@ holds experiments that do not belong together.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -23,16 +22,17 @@ from nnpar_lib.analysis.figures import lines
 from nnpar_lib.analysis.figures.lines import End
 from nnpar_lib.analysis.figures.theme import (
     ALLREDUCE_LABELS,
-    FIGURE_SIZE,
     GREY,
     HATCHES,
     INK,
     PARTS,
     Style,
+    figure_size,
     new_axes,
     save,
     style_of,
     theme,
+    wrap,
 )
 from nnpar_lib.analysis.scaling import ladder as scaling_ladder
 from nnpar_lib.config.spread import SINGLE_RANK_STRATEGIES
@@ -127,7 +127,7 @@ def images(pictures: Iterable[Any], labels: Iterable[Any], num_columns: int = 8)
     pairs = list(zip(pictures, labels, strict=True))
     num_rows = -(-len(pairs) // num_columns)
     figure, axes = plt.subplots(
-        num_rows, num_columns, figsize=(FIGURE_SIZE[0], num_rows * 1.1), squeeze=False
+        num_rows, num_columns, figsize=(figure_size()[0], num_rows * 1.1), squeeze=False
     )
     for ax in axes.flat:
         ax.axis("off")
@@ -238,9 +238,9 @@ def ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         xlim=(0, table["high"].max() * 1.15),
         ylim=(len(table) - 0.4, -0.6),
     )
-    ax.set_yticks(range(len(table)), [textwrap.fill(str(r), 34) for r in table["label"]])
+    ax.set_yticks(range(len(table)), [wrap(str(r), 34) for r in table["label"]])
     _plain_bars(ax)
-    lines.note(ax, table)
+    lines.note(ax, table, at_right=True)
     return ax
 
 
@@ -268,16 +268,18 @@ def time_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     stars = ["*" if o else "" for o in table["oversubscribed"]]
     ax.set_yticks(
         table.index,
-        [textwrap.fill(labels[i], 36) + star for i, star in zip(labels, stars, strict=True)],
+        [wrap(labels[i], 36) + star for i, star in zip(labels, stars, strict=True)],
     )
     star_note = " (* more ranks \N{MULTIPLICATION SIGN} threads than cores)" if any(stars) else ""
     ax.set(
-        xlabel="share of the training time" + star_note, xlim=(0, 1), ylim=(len(table) - 0.4, -0.6)
+        xlabel=wrap("share of the training time" + star_note, 60),
+        xlim=(0, 1),
+        ylim=(len(table) - 0.4, -0.6),
     )
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     _plain_bars(ax)
     ax.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, columnspacing=1.2
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2, columnspacing=1.0
     )
     return ax
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from nnpar_lib.analysis.cost import roofline as rooflines
+from nnpar_lib.analysis.figures.theme import figure_size, wrap
 
 
 def speedups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -15,7 +16,7 @@ def speedups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     The dashed line is the base.
     """
-    ax = ax or plt.subplots(figsize=(7, 0.5 + 0.35 * len(table)))[1]
+    ax = ax or plt.subplots(figsize=(figure_size()[0], 0.5 + 0.26 * len(table)))[1]
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     models = list(table["model"].unique())
     for position, row in enumerate(table.to_dict("records")):
@@ -28,7 +29,7 @@ def speedups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(1, color="grey", linestyle="--", linewidth=1)
     ax.set(
         yticks=range(len(table)),
-        yticklabels=table["model"] + ", " + table["label"],
+        yticklabels=[wrap(name, 36) for name in table["model"] + ", " + table["label"]],
         xlabel="times the samples a second",
     )
     ax.invert_yaxis()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 FIGURE_SIZE = (7.0, 4.5)  # inches
+# of a figure that shrinks to a column of the article, 85 mm, where its text is at least 7 points
+COLUMN_SIZE = (4.18, 2.75)
+SMALLEST_TEXT = 9.0  # points, before a figure shrinks
 GREY = "#767676"  # the lightest grey that is still legible as text on white
 INK = "#222222"
 
@@ -80,15 +85,15 @@ ALLREDUCE_LABELS = {
 }
 
 
-def theme() -> None:
-    """Set the one theme of all figures, for the session."""
+def theme(size: tuple[float, float] = FIGURE_SIZE) -> None:
+    """Set the one theme of all figures, and the usual size of one in inches, for the session."""
     sns.set_theme(
         context="notebook",
         style="ticks",
         palette="colorblind",
-        font_scale=0.9,
+        font_scale=0.9 if size == FIGURE_SIZE else SMALLEST_TEXT / 11,
         rc={
-            "figure.figsize": FIGURE_SIZE,
+            "figure.figsize": size,
             "figure.constrained_layout.use": True,
             "savefig.dpi": 150,
             "axes.spines.top": False,
@@ -112,10 +117,29 @@ def style_of(strategy: str, allreduce: str | None = None) -> Style:
     return STYLES.get(f"{strategy}/{allreduce}") or STYLES.get(strategy) or unlisted
 
 
+def figure_size() -> tuple[float, float]:
+    """Return the usual width and height of a figure, in inches, which the theme sets."""
+    width, height = plt.rcParams["figure.figsize"]
+    return width, height
+
+
+def wrap(text: str, width: int) -> str:
+    """Return a label in lines of so many characters in a figure of usual width, fewer in a narrow
+    one."""
+    return textwrap.fill(text, round(width * min(1.0, figure_size()[0] / 6)))
+
+
+def enlarge_text(figure: Figure) -> None:
+    """Give all text of a figure at least the size that can be read when the figure shrinks."""
+    for text in figure.findobj(Text):
+        text.set_fontsize(max(text.get_fontsize(), SMALLEST_TEXT))
+
+
 def new_axes(num_bars: int | None = None) -> Axes:
     """Return the axes of a new figure, of the usual height or one that suits `num_bars` bars."""
-    height = FIGURE_SIZE[1] if num_bars is None else 1.1 + 0.48 * num_bars
-    _, ax = plt.subplots(figsize=(FIGURE_SIZE[0], height), layout="constrained")
+    width, usual_height = figure_size()
+    height = usual_height if num_bars is None else usual_height * (0.25 + 0.105 * num_bars)
+    _, ax = plt.subplots(figsize=(width, height), layout="constrained")
     return ax
 
 
