@@ -8,42 +8,25 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
-import papermill
 import publish
+from campaign import BENCH, NOTEBOOKS, Campaign, require_clean
+from execution import execute
+from replacement import replace_together
 
 from nnpar_lib.config import RunConfig
-from nnpar_lib.config.spread import NATIVE_STRATEGIES
 from nnpar_lib.config.training import DATASETS
 from nnpar_lib.datasets import files as data_files
 from nnpar_lib.launch.notebook import PRESETS
-from nnpar_lib.records.kinds import RunRecord
-from nnpar_lib.records.provenance import num_cores, source_sha256
-from nnpar_lib.records.store import load
+from nnpar_lib.records.provenance import num_cores
 
 REPORT = Path(__file__).resolve().parent
 ROOT = REPORT.parent
 DEFAULT_FOLDER = REPORT / "_build"
-# in the order in which they run, each with its parameter that takes the number of cores, if it has
-# one
-NOTEBOOKS = {
-    "00_check_your_machine": "num_ranks",
-    "01_train_the_serial_baseline": "max_threads",
-    "02_train_with_data_parallelism": "num_ranks",
-    "03_train_with_model_parallelism": "num_ranks",
-    "04_find_the_scaling_regimes": None,
-    "05_compare_data_and_model_parallelism": "num_ranks",
-    "06_use_the_gpu_and_precision": "num_ranks",
-    "07_compare_with_cpp": "num_ranks",
-    "08_demo": "num_ranks",
-    "09_scale_over_nodes": "num_ranks",
-    "10_build_an_all_reduce": "num_ranks",
-}
 # pages to read beside the notebooks, in their folder, which compute nothing
 READING = ("index", "glossary", "teaching")
 # notebooks in this folder: what they show comes from records
@@ -60,6 +43,7 @@ CHAPTERS = (
 LOOKS = ("conf.py", "style.css", "article.css", "references.bib")
 PAGES = ("limits.md", "notebooks.md", "api.md")
 API = "api"  # the folder of pages that Sphinx fills from the docstrings
+FIGURES = ROOT / "figures"
 PUBLISHED = REPORT / "published"  # the last full report, to be read without running anything
 # what a build replaces in its folder, and the file that says that a build has made it
 REPLACED = (
@@ -67,9 +51,6 @@ REPLACED = (
     *("nnpar.html", "nnpar.pdf"),
 )
 MARKER = ".made-by-report-build"
-# a kernel complains that it speaks over plain TCP, and that it is interrupted when it is shut down;
-# what a cell raises comes by another way
-QUIET_KERNEL = ["--log-level=CRITICAL"]
 
 
 def main() -> int:
@@ -90,8 +71,10 @@ def _build_as_asked(arguments: argparse.Namespace) -> None:
     """Check what was asked for before anything is measured or deleted, then build."""
     RunConfig(dataset=arguments.dataset)
     folder = arguments.folder.resolve()
-    if arguments.preset == "full" and not arguments.scratch:
+    if arguments.preset == "full":
         publish.require_browser()
+        if not (arguments.scratch or arguments.from_results):
+            require_clean()
     claim(folder)
     if not arguments.from_results:
         data_files.ensure(arguments.dataset)
@@ -101,16 +84,18 @@ def _build_as_asked(arguments: argparse.Namespace) -> None:
         folder,
         arguments.dataset,
         arguments.preset,
-        _notebooks_to_run(arguments),
+        _to_measure(arguments),
         resume=arguments.resume,
         scratch=arguments.scratch,
     )
 
 
-def _notebooks_to_run(arguments: argparse.Namespace) -> tuple[str, ...]:
+def _to_measure(arguments: argparse.Namespace) -> tuple[str, ...]:
     if arguments.from_results:
         return ()
-    return (arguments.only,) if arguments.only else tuple(NOTEBOOKS)
+    if arguments.only:
+        return (arguments.only,)
+    return (*NOTEBOOKS, BENCH) if arguments.preset == "full" else tuple(NOTEBOOKS)
 
 
 def claim(folder: Path) -> None:
@@ -144,59 +129,72 @@ def build(
     resume: bool = False,
     scratch: bool = False,
 ) -> None:
-    """Run the notebooks that are to be measured anew, and render; the full preset is kept with the
-    project.
+    """Measure what is to be measured anew, and render; the full preset is kept with the project.
 
-    To resume is to leave out the notebooks that an earlier build with the same parameters has
-    finished, and to keep what it has recorded. `scratch` renders the full preset without touching
-    the project's figures and published report.
+    All pages, figures and executed notebooks are made in the folder first, and those of the full
+    preset are then published together. `scratch` publishes nothing, and keeps new records in the
+    folder as well.
     """
-    is_full, is_kept = preset == "full", preset == "full" and not scratch
-    results = (REPORT if is_full else folder) / "results" / f"{dataset}-{preset}"
-    executed = PUBLISHED / "notebooks" if is_full else folder / "executed"
-    finished = folder / "finished" / f"{dataset}-{preset}"
-    if not resume:
-        shutil.rmtree(finished, ignore_errors=True)
-    for number, name in enumerate(measured, start=1):
-        title, kept = (
-            f"notebook {number} of {len(measured)}, {name}",
-            finished / source_sha256() / f"{name}.ipynb",
-        )
-        if kept.exists():
-            print(f"[{title}] was finished before", flush=True)
-        else:
-            _set_aside(results, name, folder / "earlier", keep_resumable=resume)
-            _execute(
-                ROOT / "notebooks" / f"{name}.ipynb",
-                kept,
-                title,
-                parameters(name, dataset, preset, results),
-            )
-        _publish_notebook(kept, executed)
+    is_full = preset == "full"
+    results = REPORT / "results" / f"{dataset}-{preset}"
+    if not is_full or (scratch and measured):
+        results = _results_in(folder, results)
+    campaign = Campaign(
+        folder=folder, dataset=dataset, preset=preset, results=results, resume=resume
+    )
+    notebooks = campaign.measure(measured)
+    executed = folder / "executed"
+    if is_full:  # those that are not measured anew are shown as they were published
+        shutil.rmtree(executed, ignore_errors=True)
+        shutil.copytree(PUBLISHED / "notebooks", executed)
+    for notebook in notebooks:
+        _strip_notebook(notebook, executed)
     source = _lay_out(folder / "source", executed)
-    figures = ROOT / "figures" if is_kept else folder / "figures"
     _execute_chapters(
         source,
         {
             "results_folder": os.path.relpath(results, REPORT),
-            "figures_folder": os.path.relpath(figures, REPORT),
+            "figures_folder": os.path.relpath(folder / "figures", REPORT),
         },
     )
-    _render(source, folder, PUBLISHED if is_kept else folder)
+    article = _render(source, folder)
+    if is_full and not scratch:
+        _publish(folder, article, executed)
 
 
-def _render(source: Path, folder: Path, target: Path) -> None:
-    """Render the pages into the folder and, at the same time, the article into the target.
+def _results_in(folder: Path, kept: Path) -> Path:
+    """Return the folder of records within that of a build; the project's records, if it keeps any
+    of this data set and preset, are copied there first."""
+    results = folder / "results" / kept.name
+    if kept.exists() and not results.exists():
+        shutil.copytree(kept, results)
+        for file in kept.parent.glob("*.jsonl"):
+            shutil.copy(file, results.parent)
+    return results
+
+
+def _publish(folder: Path, article: Sequence[Path], executed: Path) -> None:
+    """Replace the project's report, its executed notebooks and its figures, all or none."""
+    report = {file.name: file for file in article}
+    replace_together(
+        {PUBLISHED: {**report, "notebooks": executed}, FIGURES: {"": folder / "figures"}}
+    )
+    print(f"published: {os.path.relpath(PUBLISHED)}, {os.path.relpath(FIGURES)}")
+
+
+def _render(source: Path, folder: Path) -> list[Path]:
+    """Render the pages and, at the same time, the article into the folder; return its files.
 
     Raises a ValueError where the article cannot be made; the pages are there all the same.
     """
     with ThreadPoolExecutor() as pool:
         pages = pool.submit(publish.render, "html", source, folder / "html")
-        article = pool.submit(publish.article, source, folder / "single", target)
+        article = pool.submit(publish.article, source, folder / "single", folder)
     pages.result()
     print(f"the report: {os.path.relpath(folder / 'html' / 'index.html')}")
     for file in article.result():
         print(f"in one piece: {os.path.relpath(file)}")
+    return article.result()
 
 
 def _lay_out(source: Path, executed: Path) -> Path:
@@ -223,7 +221,7 @@ def _execute_chapters(source: Path, values: dict[str, object]) -> None:
     with ProcessPoolExecutor(num_cores()) as pool:
         calls = [
             pool.submit(
-                _execute,
+                execute,
                 REPORT / f"{name}.ipynb",
                 source / f"{name}.ipynb",
                 f"the report, {name}",
@@ -235,7 +233,7 @@ def _execute_chapters(source: Path, values: dict[str, object]) -> None:
             call.result()
 
 
-def _publish_notebook(kept: Path, folder: Path) -> None:
+def _strip_notebook(kept: Path, folder: Path) -> None:
     """Keep an executed notebook without the paths and times that papermill notes."""
     notebook = nbformat.read(kept, as_version=4)
     for part in (notebook, *notebook.cells):
@@ -275,68 +273,6 @@ def unlink_notebooks(notebook: nbformat.NotebookNode) -> None:
             cell.source = re.sub(r"\[([^\]]*)\]\([\w]+\.ipynb(#[\w-]*)?\)", r"\1", cell.source)
 
 
-def parameters(name: str, dataset: str, preset: str, results: Path) -> dict[str, object]:
-    """Return the parameters of a notebook."""
-    values: dict[str, object] = {
-        "dataset": dataset,
-        "preset": preset,
-        "results_folder": os.path.relpath(results, ROOT / "notebooks"),
-    }
-    if NOTEBOOKS[name]:
-        values[NOTEBOOKS[name]] = max(2, num_cores())
-    return values
-
-
-def _set_aside(results: Path, notebook: str, earlier: Path, *, keep_resumable: bool) -> None:
-    """Move a notebook's older records, so that a report shows one run of it and nothing is lost."""
-    target = earlier / f"{results.name}-{int(time.time())}"
-    for file in results.glob(f"{notebook[:2]}_*"):
-        if keep_resumable and (file.suffix != ".jsonl" or _is_resumable(file)):
-            continue
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.move(file, target)
-
-
-def _is_resumable(file: Path) -> bool:
-    """Return whether engines would take over all of these records: runs in Python, made by this
-    code."""
-    return all(
-        isinstance(record, RunRecord)
-        and record.strategy not in NATIVE_STRATEGIES
-        and record.provenance["source_sha256"] == source_sha256()
-        for record in load(file)
-    )
-
-
-def _execute(source: Path, target: Path, title: str, values: dict[str, object]) -> None:
-    print(f"[{title}] ...", flush=True)
-    start, unfinished = time.monotonic(), target.with_suffix(".unfinished.ipynb")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    executed = papermill.execute_notebook(
-        source,
-        unfinished,
-        parameters=values,
-        cwd=source.parent,
-        kernel_name="python3",
-        progress_bar=sys.stderr.isatty(),
-        log_output=False,
-        extra_arguments=QUIET_KERNEL,
-    )
-    if (
-        source.parent == REPORT
-    ):  # a page to read: what papermill put in front of it is of no interest there
-        _hide_parameters(executed, unfinished)
-    unfinished.replace(target)
-    print(f"[{title}] {time.monotonic() - start:.0f} s", flush=True)
-
-
-def _hide_parameters(executed: nbformat.NotebookNode, target: Path) -> None:
-    for cell in executed.cells:
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("remove-cell")
-    nbformat.write(executed, target)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", default="digits", help=f"one of {', '.join(DATASETS)}")
@@ -362,10 +298,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scratch",
         action="store_true",
-        help="leave the project's figures and published report as they are",
+        help="leave the project's records, figures and published report as they are",
     )
     choice.add_argument(
-        "--only", choices=NOTEBOOKS, help="measure this notebook alone; the others' records stay"
+        "--only",
+        choices=(*NOTEBOOKS, BENCH),
+        help="measure this notebook, or the benchmarks, alone; the others' records stay",
     )
     choice.add_argument(
         "--page",

@@ -44,6 +44,20 @@ EVIDENCE = Table(
     },
     digits=2,
 )
+QUIETNESS = Table(
+    {
+        "moment": "measured",
+        "time": "UTC",
+        "model": "model",
+        "again_low": "same run again, lowest",
+        "again_high": "highest",
+        "at_once": "each of two at once",
+        "busy_cores": "cores that others kept busy",
+        "waited_seconds": "seconds waited",
+        "load_average": "load average",
+    },
+    digits=2,
+)
 DATA_PARALLELISM = {
     "averaging-table": Table(
         {
@@ -268,6 +282,7 @@ PRECISION = {
     "precision-accuracy-table": Table(
         {
             "model": "model",
+            "cpu": "processor",
             "precision": "precision",
             "num_ranks": "ranks",
             "num_epochs": "epochs",
@@ -327,6 +342,7 @@ MACHINES = {
 TABLES = {
     "claims-table": EVIDENCE,
     "cpp-claims-table": CLAIMS,
+    "quietness-table": QUIETNESS,
     **DATA_PARALLELISM,
     **MODEL_PARALLELISM,
     **BATCH_SIZES,

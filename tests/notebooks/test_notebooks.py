@@ -1,6 +1,5 @@
 """The notebooks and the report, run as `make report` runs them, and what they recorded."""
 
-import importlib.util
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ from nnpar_lib.experiments import regimes_study
 from nnpar_lib.launch import notebook
 from nnpar_lib.records import provenance, store
 from tests.conftest import ROOT, run_python
+from tests.notebooks import article
 
 NUM_RECORDS = {
     "00_allreduce": 18,
@@ -217,6 +217,13 @@ def test_the_report_in_one_piece_needs_no_other_file(built):
 
 
 @pytest.mark.timeout(1800)
+def test_the_pdf_says_what_the_html_says(built):
+    assert article.differences(built / "nnpar.html", built / "nnpar.pdf") == {}
+    records = built / "results" / "digits-quick"
+    assert article.commits(built / "nnpar.html") == article.commits_of_records(records)
+
+
+@pytest.mark.timeout(1800)
 def test_a_build_that_goes_on_measures_nothing_again(resumed):
     _, printed, kept = resumed
     assert printed.count("was finished before") == 1
@@ -225,12 +232,14 @@ def test_a_build_that_goes_on_measures_nothing_again(resumed):
 
 def test_engines_take_over_runs_and_nothing_else(built, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "report")
-    spec = importlib.util.spec_from_file_location("build", ROOT / "report" / "build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
+    import campaign
+
     folder = built / "results" / "digits-quick"
+    resumed = campaign.Campaign(
+        folder=built, dataset="digits", preset="quick", results=folder, resume=True
+    )
     assert [
-        build._is_resumable(folder / f"{name}.jsonl") for name in ("02_ladder", "00_allreduce")
+        resumed._is_resumable(folder / f"{name}.jsonl") for name in ("02_ladder", "00_allreduce")
     ] == [True, False]
 
 

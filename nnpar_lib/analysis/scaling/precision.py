@@ -33,13 +33,15 @@ def speedups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the test accuracy over seeds, one row per training and precision.
 
-    A training is a model, ranks, epochs and batch. Convolutions as matrix products count as a
-    precision of their own, such as "bf16, im2col". Columns: `num_seeds`, the mean `accuracy`, `low`
-    and `high` of the seeds, and `lost`: how much lower the mean is than in float32 over common
-    seeds, NaN if there are none.
+    A training is a model, processor, ranks, epochs and batch. Convolutions as matrix products count
+    as a precision of their own, such as "bf16, im2col". Columns: `num_seeds`, the mean `accuracy`,
+    `low` and `high` of the seeds, and `lost`: how much lower the mean is than in float32 over
+    common seeds, NaN if there are none.
     """
-    training = ["model", "num_ranks", "num_epochs", "global_batch_size"]
+    training = ["model", "cpu", "num_ranks", "num_epochs", "global_batch_size"]
     rows: list[dict[str, Any]] = []
+    if "provenance" in frame:
+        frame = frame.assign(cpu=[origin["cpu"] for origin in frame["provenance"]])
     if "convolution" in frame:
         products = frame["convolution"] == "im2col"
         frame = frame.assign(

@@ -1,6 +1,7 @@
 """The chapters: hidden cells place names and compute nothing; tables and headlines find what they
 show."""
 
+import json
 import re
 from pathlib import Path
 
@@ -69,22 +70,37 @@ def test_a_chapter_is_about_one_machine(report, path):
         assert not any("surveys(" in cell for cell in cells)
 
 
-def test_a_second_machine_in_a_chapter_or_a_figure_is_refused(report, tmp_path):
+@pytest.fixture
+def two_machines(tmp_path):
+    """Return a folder of the committed records, with those of notebook 06 from a machine of their
+    own."""
+    folder = tmp_path / "results" / "of-two-machines"
+    folder.mkdir(parents=True)
+    for file in (ROOT / "report" / "results" / "mnist-full").glob("*.jsonl"):
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        for record in records:
+            cpu = "Intel(R) Xeon(R)" if file.name.startswith("06") else "AMD EPYC"
+            record["provenance"] |= {"cpu": cpu, "num_cores": 2}
+        (folder / file.name).write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return str(folder)
+
+
+def test_a_second_machine_in_a_chapter_or_a_figure_is_refused(report, two_machines, tmp_path):
     chapter, _ = report
-    pages = chapter.Chapter("results/mnist-full", tmp_path)
+    pages = chapter.Chapter(two_machines, tmp_path)
     pages.records("02_ladder")
     with pytest.raises(ValueError, match="06_ranks has records of 2 cores of an Intel"):
         pages.frame("06_ranks")
     assert len(pages.frame("06_ranks", elsewhere=True))
-    both = [*pages.records("02_ladder")[:1], *pages.records("06_ranks", elsewhere=True)[:1]]
+    of_two = [*pages.records("02_ladder")[:1], *pages.records("06_ranks", elsewhere=True)[:1]]
     with pytest.raises(ValueError, match="a figure mixes 2 cores of an AMD EPYC and 2 cores of"):
-        chapter.made(store.frame(both))
+        chapter.made(store.frame(of_two))
 
 
-def test_a_sentence_from_another_machine_names_it(report, tmp_path):
+def test_a_sentence_from_another_machine_names_it(report, two_machines, tmp_path):
     chapter, headlines = report
-    sentences = headlines.sentences(chapter.Chapter("results/mnist-full", tmp_path))
-    assert sentences["resnet"].startswith("On 2 cores of an Intel(R) Xeon(R) Processor: ")
+    sentences = headlines.sentences(chapter.Chapter(two_machines, tmp_path))
+    assert sentences["resnet"].startswith("On 2 cores of an Intel(R) Xeon(R): ")
     assert not sentences["ladder"].startswith("On ")
 
 

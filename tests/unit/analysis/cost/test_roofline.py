@@ -109,7 +109,9 @@ def test_what_a_precision_loses_is_counted_over_the_seeds_that_both_have():
         ],
         columns=["model", "precision", "seed", "final_test_accuracy"],
     )
-    table = precision.accuracies(runs.assign(num_ranks=1, num_epochs=2, global_batch_size=64))
+    table = precision.accuracies(
+        runs.assign(cpu="", num_ranks=1, num_epochs=2, global_batch_size=64)
+    )
     assert table[["model", "precision", "num_seeds"]].to_numpy().tolist() == [
         ["cnn", "float32", 2],
         ["cnn", "bf16", 3],
@@ -130,11 +132,23 @@ def test_accuracies_tell_convolutions_as_products_apart():
         [("float32", "torch", 0.99), ("bf16", None, 0.98), ("bf16", "im2col", 0.97)],
         columns=["precision", "convolution", "final_test_accuracy"],
     )
-    table = precision.accuracies(
-        runs.assign(model="resnet18", seed=0, num_ranks=1, num_epochs=2, global_batch_size=64)
-    )
+    training = {"model": "resnet18", "num_ranks": 1, "num_epochs": 2, "global_batch_size": 64}
+    table = precision.accuracies(runs.assign(cpu="", seed=0, **training))
     assert table["precision"].tolist() == ["float32", "bf16, im2col", "bf16"]
     assert table["lost"].tolist() == pytest.approx([0, 0.02, 0.01])
+
+
+def test_accuracies_of_two_processors_are_not_compared():
+    runs = pd.DataFrame(
+        [("float32", "AMD", 0.99), ("bf16", "AMD", 0.98), ("bf16", "Intel", 0.5)],
+        columns=["precision", "name", "final_test_accuracy"],
+    )
+    training = {"model": "cnn", "seed": 0, "num_ranks": 1, "num_epochs": 2, "global_batch_size": 8}
+    runs["provenance"] = [{"cpu": name} for name in runs["name"]]
+    table = precision.accuracies(runs.assign(**training))
+    assert table["cpu"].tolist() == ["AMD", "AMD", "Intel"]
+    assert table["accuracy"].tolist() == [0.99, 0.98, 0.5]
+    assert table["lost"].isna().tolist() == [False, False, True]
 
 
 def test_no_runs_have_no_accuracies():
