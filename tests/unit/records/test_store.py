@@ -296,4 +296,4 @@ def test_records_from_before_communicator_went_into_allreduce_are_read(tmp_path)
         path = tmp_path / f"{communicator}.jsonl"
         path.write_text(f"{json.dumps(values)}\n")
         (record,) = store.load(path)
-        assert RunConfig.from_parameters(record.config).allreduce == allreduce
+        assert record.config["allreduce"] == allreduce
