@@ -108,12 +108,23 @@ def _allreduce(chapter: Chapter) -> str:
 
 def _efficiency(chapter: Chapter) -> str:
     numbers = data_parallelism.efficiencies(chapter.frame("02_weak_scaling"))
-    mlp, cnn = (numbers[f"efficiency-{model}"] / 100 for model in data_parallelism.MODELS)
-    return (
-        f"With the same work for each, {numbers['efficiency-mlp-ranks']} ranks have a parallel"
-        f" efficiency of {mlp:.2f} for the mlp and {cnn:.2f} for the cnn, with the weights of a"
-        " serial run."
+    num_ranks = numbers["efficiency-mlp-ranks"]
+    sentence = (
+        f"{num_ranks} ranks that each take the batch of a serial run reach"
+        f" {_of_models(numbers, 'efficiency')}, of {num_ranks} times its images a second (scaled"
+        " efficiency)"
     )
+    if math.isnan(numbers["same-batch-mlp"]):
+        return f"{sentence}."
+    whole = _of_models(numbers, "same-batch")
+    return (
+        f"{sentence}; of {num_ranks} times those of a serial run with their whole batch, {whole}."
+    )
+
+
+def _of_models(numbers: dict[str, Any], name: str) -> str:
+    mlp, cnn = (numbers[f"{name}-{model}"] / 100 for model in data_parallelism.MODELS)
+    return f"{mlp:.2f} for the mlp and {cnn:.2f} for the cnn"
 
 
 def _accuracy(chapter: Chapter) -> str:

@@ -59,6 +59,18 @@ QUIETNESS = Table(
     digits=2,
 )
 DATA_PARALLELISM = {
+    "ladder-table": Table(
+        {
+            "label": "rung",
+            "mends": "what it mends",
+            "kind": "kind",
+            "seconds": "seconds an epoch",
+            "speedup": "speedup over the rung that it changes",
+            "change": "change",
+            "over_serial": "over the best serial run",
+        },
+        digits=2,
+    ),
     "averaging-table": Table(
         {
             "model": "model",
@@ -77,6 +89,7 @@ DATA_PARALLELISM = {
             "num_ranks": "ranks",
             "samples_per_second": "samples/s",
             "efficiency": "efficiency",
+            "same_batch_efficiency": "same batch",
             "num_repeats": "repeats",
         },
         digits=3,
@@ -227,6 +240,7 @@ BATCH_SIZES = {
             "study": "model and optimizer",
             "protocol": "batch sizes, trials, seeds",
             "goal": "goal, %",
+            "curve": "curve, q",
             "ends_perfect": "perfect to",
             "ends_perfect_low": "from",
             "ends_perfect_high": "to",

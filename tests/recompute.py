@@ -114,7 +114,7 @@ def allreduce(records: Records) -> Numbers:
 
 
 def efficiency(records: Records) -> Numbers:
-    """Recompute the parallel efficiency at a fixed local batch."""
+    """Recompute the efficiencies over serial runs of the local batch and of the global one."""
     runs = records.frame("02_weak_scaling")
     runs = runs.assign(local=runs["global_batch_size"] / runs["num_ranks"])
     averaging = rows_with(runs, strategy="gradient_averaging", allreduce="shared")
@@ -123,8 +123,11 @@ def efficiency(records: Records) -> Numbers:
     for model in ("mlp", "cnn"):
         compared = rows_with(averaging, model=model, num_ranks=ranks)
         serial = rows_with(runs, model=model, strategy="serial", threads_per_rank=1)
-        ratio = ratios(compared, rows_with(serial, local=compared["local"].iloc[0]))
-        numbers[model] = ratio.median() / ranks
+        local = compared["local"].iloc[0]
+        numbers[model] = ratios(compared, rows_with(serial, local=local)).median() / ranks
+        whole = rows_with(serial, local=local * ranks)
+        if len(whole):
+            numbers[f"{model}-whole"] = ratios(compared, whole).median() / ranks
     return numbers
 
 
@@ -235,34 +238,21 @@ def hardest_goal(records: Records) -> tuple[float, dict[int, np.ndarray]]:
 
 
 def regimes(records: Records) -> Numbers:
-    """Fit the preferred curve to the steps to the hardest goal of the study of the mlp."""
+    """Fit the curve to the steps to the hardest goal of the study of the mlp."""
     goal, by_size = hardest_goal(records)
     steps = list(by_size.values())
     sizes = np.array(list(by_size), dtype=float)
     medians = np.array(list(map(np.median, steps)))
-    sharpness = preferred(sizes, medians)
-    numbers = {"goal": 100 * goal, **curve(sizes, medians, sharpness)}
+    numbers = {"goal": 100 * goal, **curve(sizes, medians, SHARPNESSES)}
     generator = np.random.default_rng(2026)
     resampled = [
-        curve(sizes, np.array([np.median(generator.choice(s, len(s))) for s in steps]), sharpness)
+        curve(sizes, np.array([np.median(generator.choice(s, len(s))) for s in steps]), SHARPNESSES)
         for _ in range(200)
     ]
     for name in ("b_crit", "ends_perfect", "begins_maximal"):
         ends = np.quantile([row[name] for row in resampled], [0.025, 0.975])
         numbers |= {f"{name}~low": ends[0], f"{name}~high": ends[1]}
     return numbers
-
-
-def preferred(sizes: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Return the exponents to try: of the form, hyperbola or sharp, with the smaller AICc."""
-    forms = {2: np.ones(1), 3: SHARPNESSES}
-    criteria = {}
-    for num_parameters, exponents in forms.items():
-        k = num_parameters + 1
-        rss = curve(sizes, steps, exponents)["rss"]
-        correction = 2 * k * (k + 1) / (len(sizes) - k - 1)
-        criteria[num_parameters] = len(sizes) * math.log(rss / len(sizes)) + 2 * k + correction
-    return forms[min(criteria, key=lambda name: criteria[name])]
 
 
 def curve(sizes: np.ndarray, steps: np.ndarray, exponents: np.ndarray) -> Numbers:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from nnpar_lib.analysis.regimes.steps_to_goal import (
+from nnpar_lib.analysis.regimes import (
     DIMINISHING,
     MAXIMAL,
     MAXIMAL_SLOPE,

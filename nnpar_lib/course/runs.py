@@ -39,25 +39,28 @@ def scaling(
     *,
     global_batch: dict[str, int] | None = None,
     local_batch: dict[str, int] | None = None,
+    serial_too: bool = False,
 ) -> list[RunConfig]:
     """Return each way on each number of ranks, and serial runs for one rank.
 
-    Either the global batch is fixed (strong scaling), or the batch of each rank (weak scaling).
+    Either the global batch is fixed (strong scaling), or the batch of each rank (weak scaling);
+    with `serial_too` the global batch of each number of ranks is trained serially as well.
     """
+    serial = {"strategy": "serial", "num_ranks": 1}
+    also = [serial] if serial_too else []
     return [
         RunConfig(
             dataset=dataset,
             model=model,
             num_threads=1,
             num_steps=steps[model],
-            num_ranks=p,
             global_batch_size=local_batch[model] * p if local_batch else size,
-            **way,
+            **{"num_ranks": p, **way},
             **UNTIL_STOPPED,
         )
         for model, size in (local_batch or global_batch or {}).items()
         for p in rank_counts
-        for way in (ways if p > 1 else [{"strategy": "serial"}])
+        for way in ([*ways, *also] if p > 1 else [serial])
     ]
 
 

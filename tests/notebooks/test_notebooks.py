@@ -23,7 +23,7 @@ NUM_RECORDS = {
     "01_threads": 12,
     "02_ladder": 24,
     "02_strong_scaling": 20,
-    "02_weak_scaling": 20,
+    "02_weak_scaling": 24,
     "02_threads_against_ranks": 18,
     "02_averaging": 8,
     "03_costs": 47,

@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nnpar_lib.analysis import regimes
-from nnpar_lib.analysis.regimes import noise_scale, parallel_trials, time_to_goal
+from nnpar_lib.analysis.regimes import (
+    definitions,
+    noise_scale,
+    parallel_trials,
+    steps_model,
+    time_to_goal,
+)
 from nnpar_lib.config.study import StudyConfig
 
 FITTED = ("ends_perfect", "begins_maximal", "overhead_20", "b_crit", "q")
@@ -128,7 +135,55 @@ def seconds_numbers(seconds: Seconds, measured: pd.DataFrame) -> dict[str, Any]:
         numbers[f"regimes-best-batch-{name}"] = row["batch_size"]
         numbers[f"regimes-best-seconds-{name}"] = row["seconds"]
         numbers[f"regimes-predicted-batch-{name}"] = optimal
+    fewest = [numbers[f"regimes-best-seconds-{name}"] for name in ("one", "all")]
+    return numbers | {"regimes-best-speedup": fewest[0] / fewest[1]}
+
+
+def verdict_numbers(hardest: HardestGoal, measured: pd.DataFrame) -> dict[str, Any]:
+    """Return how many doublings halve the steps, and the seconds on one rank and on all.
+
+    For `steps`, `one` and `all`: `doublings-...-num` doublings, `-halves` and `-no-gain` of them
+    (those that take longer included), `-undetermined`; and, in words, `-which` halve.
+    """
+    steps = time_to_goal.step_seconds(measured)
+    doublings = time_to_goal.doublings(hardest.runs, steps)
+    table = time_to_goal.verdicts(doublings)
+    most_ranks = table["num_ranks"].max()
+    numbers: dict[str, Any] = {}
+    for name, num_ranks in (("steps", 0), ("one", 1), ("all", most_ranks)):
+        row = table[table["num_ranks"] == num_ranks].iloc[0]
+        numbers |= {
+            f"doublings-{name}-num": row["num_doublings"],
+            f"doublings-{name}-halves": row[definitions.HALVES],
+            f"doublings-{name}-no-gain": row[definitions.NO_GAIN] + row[definitions.LONGER],
+            f"doublings-{name}-undetermined": row[definitions.UNDETERMINED],
+            f"doublings-{name}-which": _halving(doublings[doublings["num_ranks"] == num_ranks]),
+        }
     return numbers
+
+
+def _halving(doublings: pd.DataFrame) -> str:
+    """Return the doublings that halve, in words."""
+    sizes = doublings.loc[doublings["verdict"] == definitions.HALVES, "batch_size"]
+    return ", ".join(f"{size} to {2 * size}" for size in sizes) or "none"
+
+
+def family_numbers(studies: Studies) -> dict[str, Any]:
+    """Return the evidence for the family of curves over the hyperbola alone, over all studies.
+
+    Of the `family-goals` that have enough batch sizes to tell, the family has the smaller corrected
+    criterion of Akaike at `family-ahead`, by `family-least` or more.
+    """
+    tables = [regimes.fits(runs).assign(study=name) for name, (_, runs) in studies.items()]
+    fits = pd.concat(tables).query("form != 'none'")
+    criteria = fits.pivot(index=["study", "goal_error"], columns="form", values="aicc")
+    gains = (criteria["hyperbola"] - criteria[steps_model.FAMILY]).replace(-np.inf, np.nan).dropna()
+    return {
+        "family-goals": len(gains),
+        "family-ahead": int((gains > 0).sum()),
+        "family-least": gains.min(),
+        "family-all-goals": len(criteria),
+    }
 
 
 def doublings_table(hardest: HardestGoal, measured: pd.DataFrame) -> pd.DataFrame:
@@ -190,9 +245,10 @@ def critical_batch_size(hardest: HardestGoal) -> regimes.Interval:
 
 
 def studies_table(studies: Studies) -> pd.DataFrame:
-    """Return the fits of all studies, with goals in percent and protocols in words.
+    """Return the fits of all studies, with goals in percent, protocols and curves in words.
 
-    Goals without a fit are left out.
+    A `curve` is named by the sharpness q of its bend, 1 for a hyperbola, with its interval. Goals
+    without a fit are left out.
     """
     table = regimes.compare({name: runs for name, (_, runs) in studies.items()})
     asked = [studies[name][0] for name in table["study"]]
@@ -200,7 +256,9 @@ def studies_table(studies: Studies) -> pd.DataFrame:
     table["protocol"] = [
         f"{len(study.batch_sizes)}, {study.num_trials}, {study.num_seeds}" for study in asked
     ]
-    return table[table["form"] != "none"]
+    table = table[table["form"] != "none"]
+    rows = table[["q", "q_low", "q_high"]].to_numpy()
+    return table.assign(curve=[f"{q:.1f} [{low:.1f}, {high:.1f}]" for q, low, high in rows])
 
 
 def studies_numbers(studies: Studies) -> dict[str, Any]:

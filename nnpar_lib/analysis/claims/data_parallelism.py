@@ -91,7 +91,11 @@ def algorithms(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def efficiencies(weak: pd.DataFrame) -> dict[str, Any]:
-    """Return the parallel efficiency in percent of the most ranks, with quartiles, by model."""
+    """Return the two efficiencies of `scaling.weak_scaling` in percent of the most ranks, by model.
+
+    `efficiency-...` is the scaled one, over a serial run of the local batch; `same-batch-...` is
+    over a serial run of the global batch, NaN where there is none. Both have quartiles.
+    """
     table = scaling.weak_scaling(weak)
     shared = table[
         (table["strategy"] == "gradient_averaging") & (table["allreduce"] == "shared")
@@ -103,6 +107,11 @@ def efficiencies(weak: pd.DataFrame) -> dict[str, Any]:
         numbers[f"efficiency-{model}-low"] = 100 * row["low"] / row["num_workers"]
         numbers[f"efficiency-{model}-high"] = 100 * row["high"] / row["num_workers"]
         numbers[f"efficiency-{model}-ranks"] = row["num_ranks"]
+        numbers[f"efficiency-{model}-batch"] = row["local_batch_size"]
+        numbers[f"same-batch-{model}"] = 100 * row["same_batch_efficiency"]
+        numbers[f"same-batch-{model}-low"] = 100 * row["same_batch_low"]
+        numbers[f"same-batch-{model}-high"] = 100 * row["same_batch_high"]
+        numbers[f"same-batch-{model}-batch"] = row["local_batch_size"] * row["num_ranks"]
     return numbers
 
 

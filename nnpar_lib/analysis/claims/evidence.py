@@ -17,6 +17,7 @@ from nnpar_lib.analysis.cost import comparison, traced_pipelines
 from nnpar_lib.analysis.cost.ways import PROBLEM
 from nnpar_lib.analysis.scaling import speedups
 from nnpar_lib.analysis.scaling.ratio import Ratio, ratio_of
+from nnpar_lib.analysis.scaling.weak import weak_scaling
 from nnpar_lib.records.kinds import CONTROL, Record, RunRecord
 
 NONE = "none"
@@ -88,7 +89,7 @@ def allreduce(sweep: pd.DataFrame) -> list[Row]:
 
 def efficiency(runs: pd.DataFrame) -> list[Row]:
     """Return the efficiency of gradient averaging at a fixed local batch, by model and ranks."""
-    table = speedups.weak_scaling(runs)
+    table = weak_scaling(runs)
     averaging = (table["strategy"] == "gradient_averaging") & (table["allreduce"] == "shared")
     rows = table[averaging & ~table["oversubscribed"] & (table["num_ranks"] > 1)]
     return [_efficiency(row) for row in rows.to_dict("records")]

@@ -92,9 +92,7 @@ def weak_scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     lines.count_axis(ax, table["num_ranks"])
     ends = _draw_against_ranks(ax, table, "efficiency")
     ax.axhline(1, **IDEAL)
-    ax.set(
-        xlabel="ranks (local batch size fixed)", ylabel="weak-scaling efficiency", ylim=(0, None)
-    )
+    ax.set(xlabel="ranks (local batch size fixed)", ylabel="scaled efficiency", ylim=(0, None))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return _finish(ax, table, [*ends, End(ax.get_xlim()[1], 1, "ideal", GREY)])
 

@@ -1,11 +1,18 @@
 """Steps to a goal against the batch size: estimates, fits, and where perfect scaling ends."""
 
-from nnpar_lib.analysis.regimes.steps_to_goal import (
+from nnpar_lib.analysis.regimes.definitions import (
     DIMINISHING,
     MAXIMAL,
+    MAXIMAL_SLOPE,
     PERFECT,
+    PERFECT_SLOPE,
     UNDETERMINED,
     Interval,
+    doubling,
+    in_words,
+    regime,
+)
+from nnpar_lib.analysis.regimes.steps_to_goal import (
     Resamples,
     compare,
     estimates,
@@ -13,7 +20,6 @@ from nnpar_lib.analysis.regimes.steps_to_goal import (
     hardest_goal,
     interval,
     local_slopes,
-    regime,
     resample,
     steps_ratio,
     study,
@@ -22,14 +28,18 @@ from nnpar_lib.analysis.regimes.steps_to_goal import (
 __all__ = [
     "DIMINISHING",
     "MAXIMAL",
+    "MAXIMAL_SLOPE",
     "PERFECT",
+    "PERFECT_SLOPE",
     "UNDETERMINED",
     "Interval",
     "Resamples",
     "compare",
+    "doubling",
     "estimates",
     "fits",
     "hardest_goal",
+    "in_words",
     "interval",
     "local_slopes",
     "regime",

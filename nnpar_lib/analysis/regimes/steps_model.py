@@ -2,7 +2,11 @@
 
 S^q = S_min^q + (E_min / B)^q, where E_min = S_min B_crit are the examples that tiny batches need.
 With q = 1 it is S = S_min (1 + B_crit / B), the hyperbola of McCandlish et al. (2018); a larger q
-makes the bend between the two asymptotes sharper.
+makes the bend between the two asymptotes sharper. B_crit is where they meet, whatever q.
+
+All studies are read from this one family, with q fitted at each goal ("sharp"). The hyperbola alone
+is fitted beside it, to be compared: where a study has enough batch sizes to tell, it bends less
+sharply than the steps do, and has perfect scaling end too early.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ MIN_BATCH_SIZES = 5  # fewer do not tell a bend from noise
 NUM_NEWTON_STEPS = 6
 SHARPNESSES = np.geomspace(0.5, 8.0, 33)  # values of q that are tried
 FORMS = {"hyperbola": np.ones(1), "sharp": SHARPNESSES}
+FAMILY = "sharp"  # the form that regimes are read from
 NUM_PARAMETERS = {"hyperbola": 2, "sharp": 3}
 RANGE_FACTOR = 64.0  # B_crit is looked for this far beyond the batch sizes that were measured
 

@@ -17,10 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from nnpar_lib.analysis.regimes.definitions import (
+    MAXIMAL_SLOPE,
+    PERFECT_SLOPE,
+    UNDETERMINED,
+    Interval,
+    regime,
+)
 from nnpar_lib.analysis.regimes.steps_model import (
+    FAMILY,
     FORMS,
     MIN_BATCH_SIZES,
-    NUM_PARAMETERS,
     Array,
     Curves,
     aicc,
@@ -28,26 +35,9 @@ from nnpar_lib.analysis.regimes.steps_model import (
     leave_one_out,
 )
 
-PERFECT = "perfect scaling"
-DIMINISHING = "diminishing returns"
-MAXIMAL = "maximal data parallelism"
-UNDETERMINED = "undetermined"
-PERFECT_SLOPE = -0.8
-MAXIMAL_SLOPE = -0.2
-# a slope that is known no better than this, half the way between the thresholds, says nothing
-MAX_INTERVAL = 0.3
 OVERHEAD = 0.2
 NUM_RESAMPLES = 1000
 HALF_WINDOW = 2  # batch sizes to each side that a local slope is fitted to
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -131,27 +121,15 @@ def local_slopes(samples: Resamples) -> tuple[Array, Array]:
     return slopes, resampled
 
 
-def regime(slope: Interval) -> str:
-    """Return the regime of an interval of the slope.
-
-    It is undetermined if the interval is too wide or lies in two regimes.
-    """
-    if not slope.high - slope.low <= MAX_INTERVAL:  # NaN too
-        return UNDETERMINED
-    if slope.high < PERFECT_SLOPE:
-        return PERFECT
-    if slope.low > MAXIMAL_SLOPE:
-        return MAXIMAL
-    return DIMINISHING if slope.low > PERFECT_SLOPE and slope.high < MAXIMAL_SLOPE else UNDETERMINED
-
-
 def fits(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the parameters of each curve with intervals, and how well it fits.
 
-    One row per goal and form of curve. `b_crit`, `s_min`, `e_min`, `q` and the batch sizes
-    `ends_perfect`, `begins_maximal` (where the slope passes -0.8 and -0.2) and `overhead_20` (20 %
-    more examples than tiny batches need) each have `_low` and `_high`. `rmse` and `left_out_rmse`
-    are in log steps; the form with the smaller `aicc` is `preferred`. `status` is undetermined
+    One row per goal and form of curve. `preferred` marks `steps_model.FAMILY`, the form that every
+    goal and study is read from; the others are there to be compared with it by `rmse` and
+    `left_out_rmse` in log steps, and by `aicc`, which is smaller for the form with more evidence
+    and infinite where there are too few batch sizes to tell. `b_crit`, `s_min`, `e_min`, `q` and
+    the batch sizes `ends_perfect`, `begins_maximal` (see `definitions`) and `overhead_20` (20 %
+    more examples than tiny batches need) each have `_low` and `_high`. `status` is undetermined
     where the interval of B_crit leaves the range of the batch sizes, or with fewer than 5 batch
     sizes.
     """
@@ -167,7 +145,7 @@ def hardest_goal(table: pd.DataFrame) -> float:
 
 
 def compare(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the preferred fit of each of several studies, a row a `study` and goal; see `fits`."""
+    """Return the fits of several studies with `steps_model.FAMILY`, a row a `study` and goal."""
     rows = [fits(runs).query("preferred").assign(study=name) for name, runs in groups.items()]
     return pd.concat(rows, ignore_index=True)
 
@@ -245,8 +223,7 @@ def _fits_of_goal(rows: pd.DataFrame) -> list[dict[str, Any]]:
     resampled = samples.resampled[:, kept]
     resampled = resampled[np.isfinite(resampled).all(axis=1)]
     num = int(kept.sum())
-    forms = [form for form in FORMS if num >= max(MIN_BATCH_SIZES, NUM_PARAMETERS[form] + 3)]
-    if not forms:
+    if num < MIN_BATCH_SIZES:
         return [
             {
                 **_goal_of(rows),
@@ -258,11 +235,10 @@ def _fits_of_goal(rows: pd.DataFrame) -> list[dict[str, Any]]:
         ]
     fits_of_forms = [
         _fit_row(samples.batch_sizes[kept], samples.medians[kept], resampled, form)
-        for form in forms
+        for form in FORMS
     ]
-    best = min(fits_of_forms, key=lambda row: float(row["aicc"]))
     return [
-        {**_goal_of(rows), **row, "num_batch_sizes": num, "preferred": row is best}
+        {**_goal_of(rows), **row, "num_batch_sizes": num, "preferred": row["form"] == FAMILY}
         for row in fits_of_forms
     ]
 

@@ -13,11 +13,15 @@ import numpy as np
 import pandas as pd
 
 from nnpar_lib.analysis.regimes import steps_model
-from nnpar_lib.analysis.regimes.steps_to_goal import (
-    MAXIMAL_SLOPE,
-    PERFECT_SLOPE,
+from nnpar_lib.analysis.regimes.definitions import (
+    HALVES,
+    LESS,
+    LONGER,
+    NO_GAIN,
     UNDETERMINED,
-    Interval,
+    doubling,
+)
+from nnpar_lib.analysis.regimes.steps_to_goal import (
     Resamples,
     fits,
     goals_of,
@@ -26,9 +30,7 @@ from nnpar_lib.analysis.regimes.steps_to_goal import (
 )
 from nnpar_lib.analysis.scaling.speedups import fit_alpha_beta, runs_of
 
-HALVES = "halves"
-LESS = "less than halves"
-NO_GAIN = "no gain"
+VERDICTS = (HALVES, LESS, NO_GAIN, LONGER, UNDETERMINED)
 
 
 def step_seconds(records: pd.DataFrame) -> pd.DataFrame:
@@ -47,8 +49,8 @@ def doublings(runs: pd.DataFrame, step_seconds: pd.DataFrame | None = None) -> p
     """Return the ratio of steps at 2B and B with its interval and a verdict.
 
     One row per goal and pair of batch sizes B and 2B. With `step_seconds` also one row per number
-    of ranks, with the ratio of the seconds to the goal. A ratio halves below 2^-0.8 and is no gain
-    above 2^-0.2.
+    of ranks, with the ratio of the seconds to the goal, which are the steps times the measured
+    seconds of a step. The words of a verdict are defined in `regimes.definitions`.
     """
     rows = []
     for goal, runs_to_goal in goals_of(runs):
@@ -62,6 +64,42 @@ def doublings(runs: pd.DataFrame, step_seconds: pd.DataFrame | None = None) -> p
                 for row in _doublings_of(in_seconds(samples, times), "seconds", num_ranks)
             ]
     return pd.DataFrame(rows)
+
+
+def verdicts(doublings: pd.DataFrame) -> pd.DataFrame:
+    """Count the verdicts of `doublings` to one goal, a row for steps and for each number of ranks.
+
+    Columns: `quantity`, `num_ranks` (0 for steps), `num_doublings`, how many have each verdict
+    under its name, `halves_to`, the batch size after the last doubling that halves (NaN if none
+    does), and `no_gain_from`, the batch size from which on no doubling gains, NaN if the largest
+    one may still gain.
+    """
+    rows = []
+    ordered = doublings.sort_values("batch_size", kind="stable")
+    for (quantity, num_ranks), table in ordered.groupby(["quantity", "num_ranks"], sort=False):
+        counts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
+        halving = table.loc[table["verdict"] == HALVES, "batch_size"]
+        rows.append(
+            {
+                "quantity": quantity,
+                "num_ranks": num_ranks,
+                "num_doublings": len(table),
+                **counts,
+                "halves_to": 2 * halving.max() if len(halving) else math.nan,
+                "no_gain_from": _no_gain_from(table),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _no_gain_from(table: pd.DataFrame) -> float:
+    """Return the batch size from which on each doubling has no gain or takes longer."""
+    first = math.nan
+    for size, verdict in zip(table["batch_size"][::-1], table["verdict"][::-1], strict=True):
+        if verdict not in (NO_GAIN, LONGER):
+            break
+        first = float(size)
+    return first
 
 
 def in_seconds(samples: Resamples, step_seconds: pd.DataFrame) -> Resamples:
@@ -218,17 +256,7 @@ def _doublings_of(samples: Resamples, quantity: str, num_ranks: Any) -> list[dic
                     "ratio": ratio.value,
                     "low": ratio.low,
                     "high": ratio.high,
-                    "verdict": _verdict(ratio),
+                    "verdict": doubling(ratio),
                 }
             )
     return rows
-
-
-def _verdict(ratio: Interval) -> str:
-    halves = 2**PERFECT_SLOPE
-    no_gain = 2**MAXIMAL_SLOPE
-    if ratio.high < halves:
-        return HALVES
-    if ratio.low > no_gain:
-        return NO_GAIN
-    return LESS if ratio.low > halves and ratio.high < no_gain else UNDETERMINED

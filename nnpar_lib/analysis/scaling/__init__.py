@@ -24,8 +24,8 @@ from nnpar_lib.analysis.scaling.speedups import (
     strong_scaling,
     summarize,
     time_split,
-    weak_scaling,
 )
+from nnpar_lib.analysis.scaling.weak import weak_scaling
 
 __all__ = [
     "AlphaBeta",

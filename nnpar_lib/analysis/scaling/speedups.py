@@ -128,9 +128,9 @@ def paired_ratio(
     a drift of the machine cancels. Several rows of one repeat count as their median. Rows that are
     not there, or share no repeat, are a ValueError.
     """
-    return _ratio(
-        _matching(frame, base),
-        _matching(frame, compared),
+    return ratio_between(
+        matching(frame, base),
+        matching(frame, compared),
         value,
         f"{dict(base)} and {dict(compared)}",
     )
@@ -146,21 +146,7 @@ def strong_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -
     says which rows are the baseline, by default serial runs of one thread; where several
     configurations match, the fastest is taken, so that no speedup is won from a slow baseline.
     """
-    return _scaling(configurations_of(frame), base)
-
-
-def weak_scaling(frame: pd.DataFrame, base: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Return the scaled speedup of every way to run at a fixed local batch size, one row a
-    configuration.
-
-    Work grows with the ranks: `speedup` is the rate of examples of p ranks over that of the base at
-    the same local batch (global batch size / ranks), `efficiency` that over p (Gustafson 1988).
-    Columns and `base` are those of `strong_scaling`, with `local_batch_size` in place of the global
-    one.
-    """
-    runs = configurations_of(frame)
-    local = runs["global_batch_size"] / runs["num_ranks"]
-    return _scaling(runs.assign(local_batch_size=local).drop(columns="global_batch_size"), base)
+    return scaling_table(configurations_of(frame), base)
 
 
 def time_split(frame: pd.DataFrame) -> pd.DataFrame:
@@ -318,11 +304,13 @@ def _with_defaults(runs: pd.DataFrame, name: str, default: Any) -> pd.Series[Any
     return pd.Series(values, index=runs.index)
 
 
-def _scaling(runs: pd.DataFrame, base: Mapping[str, Any] | None) -> pd.DataFrame:
+def scaling_table(runs: pd.DataFrame, base: Mapping[str, Any] | None) -> pd.DataFrame:
+    """Return the rows of `strong_scaling` for configurations that the columns of `runs` tell
+    apart."""
     problem = [c for c in keys(runs) if c in PROBLEM]
     rows = []
     for _, same_problem in runs.groupby(problem, dropna=False, sort=False):
-        base_rows = _fastest(_matching(same_problem, base or SERIAL_ONE_THREAD))
+        base_rows = fastest(matching(same_problem, base or SERIAL_ONE_THREAD))
         by = keys(runs)
         for _, group in same_problem.groupby(by, dropna=False, sort=False):
             rows.append({**group.iloc[0][by], **_scaling_of(group, base_rows)})
@@ -333,8 +321,8 @@ def _scaling(runs: pd.DataFrame, base: Mapping[str, Any] | None) -> pd.DataFrame
 
 def _scaling_of(group: pd.DataFrame, base_rows: pd.DataFrame) -> dict[str, Any]:
     what = f"{dict(group.iloc[0][keys(group)])} and its base"
-    ratio = _ratio(base_rows, group, RATE, what)
-    num_workers = _num_workers(group) / _num_workers(base_rows)
+    ratio = ratio_between(base_rows, group, RATE, what)
+    num_workers = num_workers_of(group) / num_workers_of(base_rows)
     return {
         "num_workers": num_workers,
         RATE: float(group[RATE].median()),
@@ -345,16 +333,19 @@ def _scaling_of(group: pd.DataFrame, base_rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _num_workers(rows: pd.DataFrame) -> float:
+def num_workers_of(rows: pd.DataFrame) -> float:
+    """Return ranks times threads of the runs of one configuration."""
     return float(rows["num_ranks"].iloc[0] * rows["threads_per_rank"].iloc[0])
 
 
-def _fastest(rows: pd.DataFrame) -> pd.DataFrame:
+def fastest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs of the configuration with the highest median rate."""
     groups = [group for _, group in rows.groupby(keys(rows), dropna=False, sort=False)]
     return max(groups, key=lambda group: float(group[RATE].median()))
 
 
-def _matching(frame: pd.DataFrame, filters: Mapping[str, Any]) -> pd.DataFrame:
+def matching(frame: pd.DataFrame, filters: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows with these values; none at all is a ValueError that says what is there."""
     _check_columns(frame, filters)
     rows = frame
     for column, wanted in filters.items():
@@ -372,7 +363,8 @@ def _matching(frame: pd.DataFrame, filters: Mapping[str, Any]) -> pd.DataFrame:
     return rows
 
 
-def _ratio(base: pd.DataFrame, compared: pd.DataFrame, value: str, what: str) -> Ratio:
+def ratio_between(base: pd.DataFrame, compared: pd.DataFrame, value: str, what: str) -> Ratio:
+    """Return compared / base of a column, repeat by repeat; `what` names both in an error."""
     _check_columns(base, [value, "repeat"])
     below, above = (rows.groupby("repeat")[value].median().dropna() for rows in (base, compared))
     ratios = (above / below).dropna().to_numpy(dtype=float)

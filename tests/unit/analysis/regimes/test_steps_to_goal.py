@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from nnpar_lib.analysis import regimes
-from nnpar_lib.analysis.regimes import steps_model, time_to_goal
+from nnpar_lib.analysis.regimes import definitions, steps_model, time_to_goal
 
 SIZES = [2**k for k in range(2, 14)]  # 4 to 8192
 B_CRIT, S_MIN = 180.0, 150.0
@@ -95,13 +95,25 @@ def test_pure_noise_is_undetermined():
 
 
 @pytest.mark.slow
-def test_the_better_form_is_preferred():
+def test_one_family_is_read_and_holds_the_hyperbola_which_aicc_tells_apart():
     for q, form in ((1.0, "hyperbola"), (2.5, "sharp")):
-        preferred = [
-            regimes.fits(measured(q=q, noise=0.03, seed=seed)).query("preferred")["form"].iloc[0]
-            for seed in range(4)
-        ]
-        assert preferred.count(form) >= 3
+        tables = [regimes.fits(measured(q=q, noise=0.03, seed=seed)) for seed in range(4)]
+        better = [table.loc[table["aicc"].idxmin(), "form"] for table in tables]
+        assert better.count(form) >= 3
+        read = pd.concat(tables).query("preferred")
+        assert set(read["form"]) == {steps_model.FAMILY}
+        assert ((read["q_low"] <= q) & (q <= read["q_high"])).sum() >= 3
+        assert ((read["b_crit_low"] <= B_CRIT) & (read["b_crit_high"] >= B_CRIT)).sum() >= 3
+
+
+def test_five_batch_sizes_are_read_from_the_same_family_as_twelve():
+    sizes = (SIZES, SIZES[::2], [4, 16, 64, 256, 2048])
+    tables = [regimes.fits(measured(chosen, noise=0.1)) for chosen in sizes]
+    read = pd.concat(tables).query("preferred")
+    assert read["num_batch_sizes"].tolist() == [12, 6, 5] and read["form"].nunique() == 1
+    assert tables[2]["aicc"].max() == math.inf, "five points do not tell how sharp the bend is"
+    widths = (read["q_high"] - read["q_low"]).tolist()
+    assert widths[2] > widths[0]
 
 
 def test_regimes_end_where_the_slope_passes_its_thresholds():
@@ -143,10 +155,10 @@ def test_estimates_come_from_fresh_seeds_and_the_best_of_n_from_the_search():
 def test_doublings_halve_at_first_and_gain_nothing_in_the_end():
     table = time_to_goal.doublings(measured(noise=0.03)).set_index("batch_size")
     assert (
-        table["verdict"].iloc[0] == time_to_goal.HALVES
-        and table["verdict"].iloc[-1] == time_to_goal.NO_GAIN
+        table["verdict"].iloc[0] == definitions.HALVES
+        and table["verdict"].iloc[-1] == definitions.NO_GAIN
     )
-    assert table.loc[256, "verdict"] == time_to_goal.LESS
+    assert table.loc[256, "verdict"] == definitions.LESS
     assert table.loc[4, "ratio"] == pytest.approx(0.51, abs=0.03)
 
 
@@ -179,10 +191,65 @@ def test_doublings_of_time_know_the_price_of_a_step():
     seconds = table[(table["quantity"] == "seconds") & (table["num_ranks"] == 1)].set_index(
         "batch_size"
     )
-    assert seconds.loc[4, "verdict"] == time_to_goal.HALVES
+    assert seconds.loc[4, "verdict"] == definitions.HALVES
     assert seconds.loc[4096, "ratio"] == pytest.approx(
         2, rel=0.05
     )  # a step takes twice as long, and saves none
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.5, 0.57, definitions.HALVES),
+        (0.5, 0.58, definitions.UNDETERMINED),
+        (0.6, 0.86, definitions.LESS),
+        (0.6, 0.88, definitions.UNDETERMINED),
+        (0.88, 1.2, definitions.NO_GAIN),
+        (1.01, 1.2, definitions.LONGER),
+        (math.nan, math.nan, definitions.UNDETERMINED),
+    ],
+)
+def test_a_doubling_gets_the_word_that_its_whole_interval_bears_out(low, high, verdict):
+    assert definitions.doubling(regimes.Interval(0.7, low, high)) == verdict
+
+
+def test_a_doubling_halves_where_scaling_is_perfect_and_gains_nothing_where_it_is_maximal():
+    for slope in np.arange(-0.985, -0.01, 0.01):  # at no threshold
+        span = regimes.Interval(slope, slope, slope)
+        halves = definitions.doubling(regimes.Interval(*[2**slope] * 3)) == definitions.HALVES
+        assert halves == (definitions.regime(span) == definitions.PERFECT)
+        gains = definitions.doubling(regimes.Interval(*[2**slope] * 3)) != definitions.NO_GAIN
+        assert gains == (definitions.regime(span) != definitions.MAXIMAL)
+
+
+def test_the_critical_batch_size_is_where_the_slope_is_a_half_however_sharp_the_bend():
+    for q in (0.7, 1.0, 2.5):
+        curve = steps_model.fit(SIZES, steps_at(SIZES, q), "sharp")
+        assert curve.slopes(curve.b_crit)[0, 0] == pytest.approx(definitions.CRITICAL_SLOPE)
+        assert curve.e_min[0] / curve.s_min[0] == pytest.approx(curve.b_crit[0])
+
+
+def test_the_words_of_the_definitions_have_the_numbers_that_are_used():
+    words = definitions.in_words()
+    assert "at least 1.74" in words["halves"] and "at most 15 % more" in words["halves"]
+    assert "below -0.8" in words["perfect scaling"] and "more than 0.87" in words["no gain"]
+    assert "-0.5" in words["critical batch size"]
+
+
+def test_verdicts_are_counted_in_steps_and_in_seconds_on_each_number_of_ranks():
+    doublings = time_to_goal.doublings(measured(noise=0.01), step_seconds())
+    table = time_to_goal.verdicts(doublings).set_index(["quantity", "num_ranks"])
+    assert table.index.tolist() == [("steps", 0), ("seconds", 1), ("seconds", 2)]
+    assert (table[list(time_to_goal.VERDICTS)].sum(axis=1) == table["num_doublings"]).all()
+    steps = table.loc[("steps", 0)]
+    assert 32 <= steps["halves_to"] <= 64 and steps["no_gain_from"] >= 512
+    assert table.loc[("seconds", 1), definitions.LONGER] >= 4
+    assert table.loc[("seconds", 1), "no_gain_from"] <= table.loc[("seconds", 2), "no_gain_from"]
+
+
+def test_what_may_still_gain_has_no_batch_size_from_which_nothing_does():
+    table = time_to_goal.verdicts(time_to_goal.doublings(measured(SIZES[:6], noise=0.01)))
+    assert math.isnan(table["no_gain_from"].iloc[0]) and table["halves"].iloc[0] >= 2
 
 
 def test_ranks_scale_as_amdahl_says():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -306,6 +307,28 @@ def test_weak_scaling_compares_at_the_same_local_batch():
     row = row_of(table, num_ranks=4)
     assert (row["local_batch_size"], row["speedup"], row["efficiency"]) == (64, 3, 0.75)
     assert row_of(table, num_ranks=2)["efficiency"] == pytest.approx(0.95)
+
+
+def test_weak_scaling_has_the_efficiency_over_a_serial_run_of_the_whole_batch_too():
+    records = [
+        run(1000, global_batch_size=64),
+        run(1500, global_batch_size=128),
+        run(9, global_batch_size=128, model="cnn"),
+        run(600, global_batch_size=128, threads=4),
+        parallel(1900, 2, global_batch_size=128),
+        parallel(1500, 2, global_batch_size=128, allreduce="mpi"),
+        parallel(3000, 4, global_batch_size=256),
+    ]
+    records = [replace(r, repeat=k) for k in range(6) for r in records]
+    table = scaling.weak_scaling(store.frame(records))
+    assert table["local_batch_size"].unique().tolist() == [64], "bases of whole batches have no row"
+    row = row_of(table, num_ranks=2, allreduce="shared")
+    assert row["efficiency"] == pytest.approx(0.95)
+    assert row["same_batch_efficiency"] == pytest.approx(1900 / 1500 / 2)
+    assert row["same_batch_ci_low"] == row["same_batch_high"] == row["same_batch_efficiency"]
+    assert row_of(table, allreduce="mpi")["same_batch_efficiency"] == pytest.approx(0.5)
+    assert np.isnan(row_of(table, num_ranks=4)["same_batch_efficiency"])
+    assert row_of(table, num_ranks=1)["same_batch_efficiency"] == 1
 
 
 def test_time_split_is_by_training_time_and_leaves_the_rest_to_other():
