@@ -86,7 +86,7 @@ def read_header(path: Path) -> Header:
     """Return the header; raise a ValueError of one line where the file is not what was written."""
     try:
         with path.open("rb") as file:
-            head = _read_head(file)
+            head = _read_head(path, file)
             place = DIGEST.search(head)
             digest = "" if place is None else place[1].decode()
             if place is not None and _file_digest(head, place.span(1), file) != digest:
@@ -172,11 +172,16 @@ def _config_of(path: Path, header: Header) -> RunConfig:
         ) from None
 
 
-def _read_head(file: IO[bytes]) -> bytes:
-    """Return what lies before the tensors: a length of eight bytes and as much JSON."""
+def _read_head(path: Path, file: IO[bytes]) -> bytes:
+    """Return what lies before the tensors: a length of eight bytes and as much JSON.
+
+    Raises a ValueError where the file ends before.
+    """
     length = file.read(8)
-    size = os.fstat(file.fileno()).st_size
-    return length + file.read(min(size, int.from_bytes(length, "little")))
+    num_bytes = int.from_bytes(length, "little")
+    if num_bytes == 0 or num_bytes > os.fstat(file.fileno()).st_size - len(length):
+        raise ValueError(_not_whole(path, "it ends within its header"))
+    return length + file.read(num_bytes)
 
 
 def _file_digest(head: bytes, place: tuple[int, int], file: IO[bytes]) -> str:

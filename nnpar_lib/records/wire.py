@@ -12,6 +12,7 @@ from nnpar_lib.config.environment import LAST_WORDS_VARIABLE, launched_rank
 PROGRESS_PREFIX = "NNPAR-PROGRESS "
 RECORD_PREFIX = "NNPAR-RECORD "
 LAST_WORDS_SUFFIX = ".last-words"
+FORWARDING_SECONDS = 0.5  # mpiexec drops what it has not passed on when its ranks are aborted
 
 
 def leave_last_words(text: str) -> None:
@@ -27,6 +28,7 @@ def leave_last_words(text: str) -> None:
         part.rename(part.with_suffix(LAST_WORDS_SUFFIX))
     except OSError:  # no such folder on this node
         os.write(2, f"{text}\n".encode())
+        time.sleep(FORWARDING_SECONDS)
 
 
 def last_words(folder: str) -> list[str]:

@@ -11,12 +11,12 @@ from nnpar_lib.trainers.loop.training import train
 from nnpar_lib.trainers.tasks.runs import abort_all_on_error
 
 LARGE = {
-    "hidden": (3072, 3072, 3072, 3072),
+    "hidden": (2048,) * 16,  # blocks are small beside the model, as is what is gathered of it
     "num_steps": 2,
     "num_warmup_steps": 1,
     "global_batch_size": 16,
     "evaluate_every": 0,
-    "memory_budget_mib": 540,
+    "memory_budget_mib": 900,
     "num_threads": 1,
     "num_microbatches": 2,
     "allreduce": "mpi",
