@@ -47,6 +47,7 @@ equality: $(READY)  ## compare random configs with serial training until stopped
 mutants: $(READY)  ## break the code in small ways and count those that the tests notice (an hour or more)
 	@$(BIN)/mutmut run
 	@$(BIN)/mutmut results
+	@$(BIN)/python -m tests.mutants
 
 check: $(READY)  ## run the checks alone: ruff, mypy, stripped notebooks, clang-format, workflows
 	@tests/run check

@@ -138,6 +138,12 @@ def test_batches_leave_the_global_generator_alone(small, loading):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_examples_are_counted_unless_another_rank_counts_them(small):
+    assert data.BatchSource(small, CONFIG, 2, 1).batch(0).is_counted is True
+    assert data.batch_source(small, CONFIG, 2, 1).batch(0).is_counted is True
+    assert data.BatchSource(small, CONFIG, 2, 1, is_counted=False).batch(0).is_counted is False
+
+
 def test_batches_are_copies_so_that_training_cannot_change_the_set(small):
     before = small.train_images.clone()
     data.BatchSource(small, CONFIG, 1, 0).batch(0).images.zero_()
