@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -160,3 +162,26 @@ def strong_and_weak() -> Picture:
         " grows with the ranks.",
         drawing,
     )
+
+
+def predicted_costs(
+    num_ranks: int, costs: Mapping[str, Sequence[float] | None], words: str
+) -> Picture:
+    """Draw the predicted speedup of each strategy as a bar; a full frame is the ideal.
+
+    `costs` holds the speedup, milliseconds a step and MB a rank by strategy, or None where it
+    cannot run.
+    """
+
+    def drawing(canvas: Canvas) -> None:
+        for row, (name, cost) in enumerate(costs.items()):
+            bottom = 1.05 * (len(costs) - 1 - row) + 0.15
+            text = f"{name}: cannot run"
+            canvas.box((0.1, bottom), (10.2, 0.32), colour="white")
+            if cost is not None:
+                text = f"{name}: {cost[0]:g} times, {cost[1]:g} ms, {cost[2]:g} MB a rank"
+                width = 10.2 * min(1.0, cost[0] / num_ranks)
+                canvas.box((0.1, bottom), (width, 0.32), colour=RANK_COLOURS[row])
+            canvas.text((0.1, bottom + 0.58), text, ha="left")
+
+    return draw(1.05 * len(costs), words, drawing)

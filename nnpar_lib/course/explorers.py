@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -17,12 +17,22 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from nnpar_lib import schedules
-from nnpar_lib.course import pictures
+from nnpar_lib.analysis.cost import predictions
+from nnpar_lib.analysis.cost.predictions import STRATEGIES, AssumedMachine
+from nnpar_lib.analysis.scaling import AlphaBeta
+from nnpar_lib.course import cost_pictures, pictures
 from nnpar_lib.course.picture import RANK_COLOURS, Picture, plot
 from nnpar_lib.schedules import BACKWARD, FORWARD, Pipeline
 
 NUM_STAGES = (2, 3, 4, 6, 8)
 NUM_MICROBATCHES = (1, 2, 4, 8, 16)
+NUM_LAYERS = 64  # of the network whose cost is explored
+COST_CHOICES = {
+    "ranks": (2, 8, 16),
+    "batch": (64, 256, 1024),
+    "alpha (microseconds)": (1, 10, 50),
+    "1/beta (GB/s)": (1, 12, 150),
+}
 ACTIONS = (FORWARD, BACKWARD)  # any other pass has the third colour
 
 Choices = Mapping[str, Sequence[Any]]
@@ -57,6 +67,22 @@ DRAW_SCHEDULE = """([ranks, ticks, length, ...passes]) => {
     if (width > 16) svg += `<text x="${x + width / 2}" y="${y + 18}" text-anchor="middle"
       fill="${kind == 1 ? "black" : "white"}">${batch}</text>`;
   }
+  return "data:image/svg+xml," + encodeURIComponent(svg + "</svg>");
+}"""
+
+# a frame of costs: ranks, then the speedup, milliseconds and MB of each strategy, or null
+DRAW_COSTS = """([ranks, ...costs]) => {
+  const names = %s, colours = %s, height = 48 * names.length;
+  let svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 ${height}"
+    font-family="sans-serif" font-size="13.5"><rect width="480" height="${height}" fill="white"/>`;
+  names.forEach((name, i) => {
+    const y = 48 * i, cost = costs[i];
+    const words = cost ? `${cost[0]} times, ${cost[1]} ms, ${cost[2]} MB a rank` : "cannot run";
+    svg += `<text x="4" y="${y + 18}">${name}: ${words}</text>
+      <rect x="4" y="${y + 25}" width="472" height="14" fill="none" stroke="#767676"/>`;
+    if (cost) svg += `<rect x="4" y="${y + 25}" width="${Math.min(472, 472 * cost[0] / ranks)}"
+      height="14" fill="${colours[i]}"/>`;
+  });
   return "data:image/svg+xml," + encodeURIComponent(svg + "</svg>");
 }"""
 
@@ -139,6 +165,47 @@ def _time_to_goal(b_crit: int, num_ranks: int) -> Picture:
     )
 
 
+def of_costs(machine: AssumedMachine) -> Explorer:
+    """Return an explorer of the predicted speed of each strategy, on ranks like those of a machine.
+
+    The network has 64 layers of 1,024 features; the sliders set ranks, batch and price of a
+    message.
+    """
+    frames = {
+        indices: _cost_frame(machine, *_values(COST_CHOICES, indices))
+        for indices in _combinations(COST_CHOICES)
+    }
+    (num_ranks, *costs), words = frames[_middle(COST_CHOICES)]
+    names = [name.replace("_", " ") for name in STRATEGIES]
+    picture = cost_pictures.predicted_costs(num_ranks, dict(zip(names, costs, strict=True)), words)
+    drawing = DRAW_COSTS % (json.dumps(names), json.dumps(RANK_COLOURS))
+    return _explorer(COST_CHOICES, frames, picture, drawing)
+
+
+def _cost_frame(
+    machine: AssumedMachine, num_ranks: int, batch: int, microseconds: float, gigabytes: float
+) -> tuple[list[Any], str]:
+    """Return the numbers that the script draws, and which strategy is predicted to be fastest."""
+    message = AlphaBeta(microseconds * 1e-6, 1e-9 / gigabytes)
+    table = predictions.predict(
+        replace(machine, message=message),
+        num_ranks=num_ranks,
+        global_batch_size=batch,
+        num_layers=NUM_LAYERS,
+    )
+    numbers = table[["speedup", "seconds", "memory_bytes"]].to_numpy() * (1, 1e3, 1e-6)
+    rounded = {
+        str(strategy): [float(f"{number:.3g}") for number in row]
+        for strategy, row in zip(table["strategy"], numbers, strict=True)
+    }
+    best = max(rounded, key=lambda name: rounded[name][0])
+    words = (
+        f"Of all ways on {num_ranks} ranks, {best.replace('_', ' ')} is predicted to be fastest:"
+        f" {rounded[best][0]:g} times the speed of one rank, {rounded[best][1]:g} ms a step."
+    )
+    return [num_ranks, *(rounded.get(name) for name in STRATEGIES)], words
+
+
 def _schedule_frame(name: str, num_ranks: int, num_microbatches: int) -> tuple[list[float], str]:
     """Return the numbers that the script draws, and what they show in words."""
     pipeline = Pipeline(num_ranks, num_microbatches, _num_chunks(name))
@@ -187,7 +254,7 @@ def _explorer(
     number = hashlib.sha256(data.encode()).hexdigest()[:12]
     html = (
         f'<div data-explorer="{number}">{sliders}{picture.image()}'
-        f"<p>{escape(frames[middle][1])}</p>"
+        f'<p aria-live="polite">{escape(frames[middle][1])}</p>'
         f"<script>{ATTACH % (number, data, address)}</script></div>"
     )
     return Explorer(html, picture)

@@ -3,6 +3,7 @@
 import pytest
 
 from nnpar_lib import schedules
+from nnpar_lib.analysis.cost import predictions
 from nnpar_lib.course import explorers, pictures
 
 PHONE = {"width": 390, "height": 800}
@@ -45,6 +46,19 @@ def test_the_picture_of_an_explorer_is_drawn_and_large_enough_on_a_phone(open_pa
     page.wait_for_function(drawn)
     width = page.locator("img").bounding_box()["width"]
     assert 13.5 * width / 480 >= 9  # the size of its words in pixels
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_the_calculator_is_moved_by_keys_and_fits_a_phone(open_page):
+    page = open_page(explorers.of_costs(predictions.V100).html)
+    num_ranks, *_, bandwidth = page.locator("input").all()
+    num_ranks.press("ArrowLeft")
+    bandwidth.press("ArrowLeft")
+    assert page.locator("output").all_inner_texts() == ["2", "256", "10", "1"]
+    assert page.locator("p").inner_text().startswith("Of all ways on 2 ranks, pipeline is")
+    page.wait_for_function("document.images[0].complete && document.images[0].naturalWidth > 0")
+    shown = page.locator("img").get_attribute("src")
+    assert "cannot%20run" in shown and "ms%2C%20" in shown
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 

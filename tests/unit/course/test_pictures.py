@@ -1,21 +1,29 @@
 """The pictures of the course can be read where they are small, and show what is computed."""
 
 import json
+import math
 import re
+from dataclasses import replace
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from nnpar_lib import schedules
+from nnpar_lib.analysis.cost import predictions
+from nnpar_lib.analysis.scaling import AlphaBeta
 from nnpar_lib.course import cost_pictures, explorers, pictures
 from nnpar_lib.schedules import Pipeline
 
+COSTS = {"gradient averaging": (3.14, 123, 1.23e3), "hybrid": None}
 DRAWINGS = [
     *(pictures.allreduce, pictures.serial_step, pictures.copies, pictures.stages),
     *(pictures.split_layers, pictures.three_cuts, pictures.ring, lambda: pictures.ring(5, 6)),
     *(cost_pictures.message_time, cost_pictures.regimes, cost_pictures.portions),
     *(cost_pictures.overhead, cost_pictures.rounding, cost_pictures.strong_and_weak),
     lambda: pictures.schedule("1f1b", Pipeline(4, 8)),
+    lambda: cost_pictures.predicted_costs(
+        4, COSTS, "Copies are predicted to be fastest on 4 ranks."
+    ),
 ]
 PHONE_WIDTH = 350  # pixels of a page's column on a screen of 390
 
@@ -94,3 +102,21 @@ def test_the_fastest_batch_of_the_explorer_is_where_the_curve_is_lowest():
     batches, seconds = ax.lines[0].get_data()
     assert batches[seconds.argmin()] == pytest.approx(256, rel=0.1)
     assert "about 256 examples" in picture.alt
+
+
+def test_the_explorer_of_costs_holds_what_is_predicted_for_every_choice():
+    explorer = explorers.of_costs(predictions.V100)
+    frames = frames_of(explorer)
+    assert len(frames) == math.prod(map(len, explorers.COST_CHOICES.values()))
+    (num_ranks, *costs), words = frames["0,1,2,2"]
+    machine = replace(predictions.V100, message=AlphaBeta(50e-6, 1 / 150e9))
+    table = predictions.predict(
+        machine, num_ranks=2, global_batch_size=256, num_layers=explorers.NUM_LAYERS
+    )
+    assert num_ranks == 2 and costs[-1] is None  # a hybrid needs four ranks
+    assert [cost[0] for cost in costs[:-1]] == pytest.approx(list(table["speedup"]), rel=0.01)
+    assert "gradient averaging is predicted to be fastest: 1.42 times" in words
+    assert (
+        explorer.picture.alt == frames["1,1,1,1"][1]
+        and re.findall(r'(?:src|href)="(?!data:)', explorer.html) == []
+    )
