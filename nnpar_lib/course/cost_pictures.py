@@ -53,9 +53,9 @@ def regimes() -> Picture:
     return plot(
         6.6,
         "Steps to a goal over the batch size, both logarithmic. For small batches the steps halve"
-        " when the batch doubles: perfect scaling. Around the critical batch size, where the steps"
-        " are twice their minimum, returns diminish. For large batches the steps stay at their"
-        " minimum: maximal data parallelism.",
+        " when the batch doubles: perfect scaling. Around the critical batch size, where the slope"
+        " is -1/2 and the steps are twice their minimum, returns diminish. For large batches the"
+        " steps stay at their minimum: maximal data parallelism.",
         drawing,
     )
 
