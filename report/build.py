@@ -150,6 +150,7 @@ def build(
     for notebook in notebooks:
         _strip_notebook(notebook, executed)
     source = _lay_out(folder / "source", executed)
+    shutil.rmtree(folder / "figures", ignore_errors=True)  # of an earlier build, perhaps of others
     _execute_chapters(
         source,
         {

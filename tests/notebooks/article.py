@@ -9,7 +9,7 @@ from pypdf import PdfReader
 
 from nnpar_lib.records import store
 
-COMMIT = re.compile(r"at\s+commit\s+([0-9a-f]{10})\b")
+COMMIT = re.compile(r"at\s+commit\s+([0-9a-f]{10}|unknown)\b")
 NUMBER = re.compile(r"\d+\.\d+")
 
 
