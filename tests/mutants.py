@@ -30,13 +30,19 @@ import torch.utils.data  # noqa: F401
 from mutmut.mutation.file_mutation import mutate_file_contents
 
 ROOT = Path(__file__).parent.parent
-CASES_VARIABLE = "NNPAR_TEST_CASES"
-EACH_KIND = "each_kind"
 FORK = multiprocessing.get_context("fork")
 VARIABLE = "MUTANT_UNDER_TEST"
 SECONDS = 60  # longer than any of these tests takes
 COPIED = ("nnpar_lib", "tests", "pyproject.toml", "constraints.txt")
-PIECES = ("tests/mpi/test_pieces.py",)
+KIND_VARIABLE = "NNPAR_TEST_PIECES"
+PIECES = {  # modules, and the cases of tests/mpi/pieces.py that are about them
+    "trainers/communication/shared_sums": "sums",
+    "trainers/communication/shared_window": "window",
+    "trainers/communication/shards": "shards",
+    "trainers/step/shared_update": "update",
+    "trainers/models/batch_norm": "normalised",
+    "trainers/models/synchronisation": "wiring",
+}
 BATCHES = "not flipped and not digits_ and not moved and not no_test_digit"
 TESTS = {  # those of a module, the quickest first; each is one run of pytest
     "analysis/regimes/steps_model": [
@@ -46,12 +52,7 @@ TESTS = {  # those of a module, the quickest first; each is one run of pytest
     "trainers/data/batches": [
         ("tests/unit/trainers/data/test_batches.py", "-m", "not slow", "-k", BATCHES)
     ],
-    "trainers/communication/shared_sums": [PIECES],
-    "trainers/communication/shared_window": [PIECES],
-    "trainers/communication/shards": [PIECES],
-    "trainers/step/shared_update": [PIECES],
-    "trainers/models/batch_norm": [PIECES],
-    "trainers/models/synchronisation": [PIECES],
+    **{module: [("tests/mpi/test_pieces.py",)] for module in PIECES},
 }
 
 
@@ -87,7 +88,7 @@ def mutate(module: str, folder: Path) -> list[Mutant]:
 def run_tests(module: str, folder: Path, mutant: str) -> str:
     """Return how the tests of a module end with a mutant: survived, killed or timeout."""
     for arguments in TESTS[module]:
-        process = FORK.Process(target=_run_pytest, args=(arguments, folder, mutant))
+        process = FORK.Process(target=_run_pytest, args=(module, arguments, folder, mutant))
         process.start()
         process.join(SECONDS)
         outcome = {0: "survived", None: "timeout"}.get(process.exitcode, "killed")
@@ -99,14 +100,15 @@ def run_tests(module: str, folder: Path, mutant: str) -> str:
     return "survived"
 
 
-def _run_pytest(arguments: tuple[str, ...], folder: Path, mutant: str) -> None:
+def _run_pytest(module: str, arguments: tuple[str, ...], folder: Path, mutant: str) -> None:
     """Run pytest in the copy; in a process of its own, which has imported only what is no part
     of the project."""
     for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
         del sys.modules[name]
     sys.path.insert(0, str(folder))
     os.chdir(folder)
-    os.environ.update({CASES_VARIABLE: EACH_KIND, VARIABLE: mutant, "PYTHONPATH": str(folder)})
+    os.environ.update({KIND_VARIABLE: PIECES.get(module, ""), VARIABLE: mutant})
+    os.environ["PYTHONPATH"] = str(folder)
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(silence, stream)
@@ -135,16 +137,17 @@ def measure(module: str, folder: Path, options: argparse.Namespace) -> None:
     begin = time.monotonic()
     if run_tests(module, folder, "none") != "survived":
         raise SystemExit(f"{module}: its tests fail without a mutant")
-    chosen = sample(module, mutants, options.sample, options.seed)
     seconds = time.monotonic() - begin
-    outcomes = [run_tests(module, folder, mutant.name) for mutant in chosen]
-    counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in ("killed", "timeout"))
+    chosen = sample(module, mutants, options.sample, options.seed)
+    outcomes = []
+    for mutant in chosen:
+        outcomes.append(run_tests(module, folder, mutant.name))
+        print(f"  {outcomes[-1]} {mutant.name}", flush=True)
+        if outcomes[-1] == "survived":
+            print(mutant.diff, flush=True)
     num_noticed = len(chosen) - outcomes.count("survived")
-    print(f"{module}: {counts} of {len(chosen)} ({len(mutants)} mutants)", end=", ")
-    print(f"{num_noticed / len(chosen):.0%} noticed; the tests take {seconds:.0f} s", flush=True)
-    for mutant, outcome in zip(chosen, outcomes, strict=True):
-        if outcome == "survived":
-            print(f"  {mutant.name}\n{mutant.diff}", flush=True)
+    print(f"{module}: {num_noticed} noticed of {len(chosen)}", end=", ")
+    print(f"of {len(mutants)} mutants; the tests take {seconds:.0f} s", flush=True)
 
 
 def main() -> None:
