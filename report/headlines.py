@@ -156,7 +156,7 @@ def _pipeline(chapter: Chapter) -> str:
 
 
 def _best_way(chapter: Chapter) -> str:
-    grid, models, _ = _cost_model_of(chapter)
+    grid, models, _ = cost_model_of(chapter)
     best = ways.fastest(ways.side_by_side(grid, models)).sort_values(ways.PROBLEM)
     wins = best["label"].str.replace(", ", " on ").value_counts()
     counts = [f"{name} in {count}" for name, count in wins.items()]
@@ -165,7 +165,7 @@ def _best_way(chapter: Chapter) -> str:
 
 
 def _cost_model(chapter: Chapter) -> str:
-    grid, models, machine = _cost_model_of(chapter)
+    grid, models, machine = cost_model_of(chapter)
     errors = predictions.errors(predictions.compare(grid, models, machine)).loc["all"]
     return (
         "A cost model with two numbers per message and two per block predicts the time of a step"
@@ -174,7 +174,7 @@ def _cost_model(chapter: Chapter) -> str:
 
 
 def _larger(chapter: Chapter) -> str:
-    _, models, machine = _cost_model_of(chapter)
+    _, models, machine = cost_model_of(chapter)
     table = ways.largest_speedups(ways.larger_machines(models, machine))
     best = table.loc[table.groupby(["kind", "num_ranks"], sort=False)["speedup"].idxmax()]
     words = ", ".join(map(_speedup_in_words, best.to_dict("records")))
@@ -190,7 +190,7 @@ def _speedup_in_words(row: dict[str, Any]) -> str:
     return f"{row['speedup']:.0f} on {row['num_ranks']} {kind} ({strategy})"
 
 
-def _cost_model_of(
+def cost_model_of(
     chapter: Chapter,
 ) -> tuple[list[Record], dict[Architecture, Model], Machine]:
     """Return the records of all ways side by side, and the cost model as calibrated beside them."""
