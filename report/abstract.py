@@ -33,7 +33,8 @@ WHEN_BATCHES = (
 
 @dataclass(frozen=True)
 class Answer:
-    """A question of the report: the files of its records, its numbers, and their sentences."""
+    """A question of the report: the files of its records, its numbers, and the sentences that say
+    them; these may use the numbers of the answers before."""
 
     name: str
     records: tuple[str, ...]
@@ -54,9 +55,8 @@ def answers(chapter: Chapter) -> tuple[Numbers, dict[str, str]]:
             texts[answer.name] = "This was not measured here."
             continue
         own = Chapter(str(chapter.results_folder), str(chapter.figures_folder))
-        numbers_of_answer = answer.numbers(own)
-        numbers |= numbers_of_answer
-        texts[answer.name] = _elsewhere(chapter, own) + answer.sentences(numbers_of_answer)
+        numbers |= answer.numbers(own)
+        texts[answer.name] = _elsewhere(chapter, own) + answer.sentences(numbers)
     return numbers, texts
 
 
@@ -91,9 +91,9 @@ def _doubling(n: Numbers) -> str:
         f" {n['abstract-smallest-doubled']} to {n['abstract-largest-batch']:,},"
         f" {_count(n['abstract-halved-steps'])} halve the steps of the mlp to"
         f" {n['abstract-goal']:.0f} % error{reach} and {_count(n['abstract-no-gain-steps'])} save"
-        f" next to none{vain}; the critical batch size is {n['abstract-critical']:.0f}. On one rank"
-        f" {_count(n['abstract-halved-seconds-one'])} halve the seconds, on"
-        f" {n['abstract-ranks']:.0f} {_count(n['abstract-halved-seconds-all'])}; fastest are"
+        f" next to none{vain}; the critical batch size is {n['abstract-critical']:.0f}. The seconds"
+        f" are halved by {_count(n['abstract-halved-seconds-one'])} on one rank and by"
+        f" {_count(n['abstract-halved-seconds-all'])} on {n['abstract-ranks']:.0f}; fastest are"
         f" batches of {n['abstract-best-batch-one']} and {n['abstract-best-batch-all']}."
     )
 
@@ -180,11 +180,7 @@ def _predicted(n: Numbers) -> str:
 
 def _time_numbers(chapter: Chapter) -> Numbers:
     weak = chapter.frame("02_weak_scaling")
-    frame = machines.side_by_side(surveys())
-    cores = abstract.many_cores(frame)
-    names = [f"abstract-cores-{part}" for part in abstract.PARTS]
-    kept = {name: cores[name] for name in ("abstract-cores", *names) if name in cores}
-    return abstract.shares("abstract", weak[weak["model"] == "mlp"]) | kept
+    return abstract.shares("abstract", weak[weak["model"] == "mlp"])
 
 
 def _time(n: Numbers) -> str:
@@ -219,10 +215,6 @@ def _cpp(n: Numbers) -> str:
         f" {n['abstract-cpp-efficiency']:.0f} % each, PyTorch's"
         f" {n['abstract-torch-efficiency']:.0f} %."
     )
-
-
-def _advice_numbers(chapter: Chapter) -> Numbers:
-    return _doubling_numbers(chapter) | _two_cores_numbers(chapter)
 
 
 def _advice(n: Numbers) -> str:
@@ -261,16 +253,12 @@ def _count(number: int) -> str:
     return str(number) if number else "none"
 
 
+TWO_CORES = ("05_costs", "05_grid", "05_accuracy", "02_weak_scaling", "02_threads_against_ranks")
 ANSWERS = (
     Answer("doubling", ("04_runs",), _doubling_numbers, _doubling),
-    Answer(
-        "two-cores",
-        ("05_costs", "05_grid", "05_accuracy", "02_weak_scaling", "02_threads_against_ranks"),
-        _two_cores_numbers,
-        _two_cores,
-    ),
+    Answer("two-cores", TWO_CORES, _two_cores_numbers, _two_cores),
     Answer("larger", ("05_costs", "05_grid"), _larger_numbers, _larger),
-    Answer("time", ("02_weak_scaling",), _time_numbers, _time),
+    Answer("time", ("05_costs", "05_grid", "02_weak_scaling"), _time_numbers, _time),
     Answer("cpp", ("07_framework", "07_messages"), _cpp_numbers, _cpp),
-    Answer("advice", ("04_runs", "05_grid", "05_accuracy"), _advice_numbers, _advice),
+    Answer("advice", TWO_CORES, lambda chapter: {}, _advice),
 )

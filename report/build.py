@@ -41,7 +41,7 @@ CHAPTERS = (
     "claims",
 )
 LOOKS = ("conf.py", "style.css", "article.css", "references.bib")
-PAGES = ("limits.md", "notebooks.md", "api.md")
+PAGES = ("notebooks.md", "api.md")
 API = "api"  # the folder of pages that Sphinx fills from the docstrings
 FIGURES = ROOT / "figures"
 PUBLISHED = REPORT / "published"  # the last full report, to be read without running anything

@@ -41,6 +41,11 @@ def sentences(chapter: Chapter) -> dict[str, str]:
     return {headline.name: _sentence(headline, chapter) for headline in HEADLINES}
 
 
+def sentence(name: str, chapter: Chapter) -> str:
+    """Return the sentence of one claim."""
+    return next(_sentence(headline, chapter) for headline in HEADLINES if headline.name == name)
+
+
 def listing(chapter: Chapter) -> Markdown:
     """Return all claims as a list in MyST, whose figures are cross-references."""
     return Markdown("\n".join(_item(headline, chapter) for headline in HEADLINES))

@@ -353,7 +353,35 @@ MACHINES = {
         digits=2,
     ),
 }
+ARTICLE = {
+    "networks-table": Table(
+        {
+            "network": "network",
+            "layers": "layers",
+            "parameters": "parameters",
+            "mflop": "MFLOP",
+            "optimizer": "optimizer",
+            "lr": "rate",
+        },
+        digits=2,
+    ),
+    "terms-table": Table({"term": "term", "definition": "definition"}, digits=2),
+    "peers-table": Table(
+        {
+            "claim": "ratio of samples a second",
+            "measured": "median",
+            "ci_low": "95 % from",
+            "ci_high": "to",
+            "control_low": "noise from",
+            "control_high": "to ",
+            "num_repeats": "repeats",
+            "verdict": "verdict",
+        },
+        digits=2,
+    ),
+}
 TABLES = {
+    **ARTICLE,
     "claims-table": EVIDENCE,
     "cpp-claims-table": CLAIMS,
     "quietness-table": QUIETNESS,

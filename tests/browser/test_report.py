@@ -12,7 +12,6 @@ PAGES = (
     "regimes",
     "precision",
     "cpp",
-    "limits",
     "claims",
     "api/config",
     "api/engines",
