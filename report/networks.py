@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import pandas as pd
+from chapter import Chapter
 
 from nnpar_lib.config import RunConfig
 from nnpar_lib.config.network import IMAGE_SIZE
-from nnpar_lib.records.kinds import Record, RunRecord
+from nnpar_lib.records.kinds import RunRecord
 from nnpar_lib.trainers.tasks.block_work import summarize
 
+TRAINED = ("05_grid", "06_ranks")  # records of runs of every network
 NUM_EXAMPLES = 2  # batch normalisation needs more than one
 
 
-def table(records: Iterable[Record]) -> pd.DataFrame:
-    """Return the layers, parameters, operations, optimizer and learning rate of each network that
-    records trained, one row a network."""
+def table(chapter: Chapter) -> pd.DataFrame:
+    """Return the layers, parameters, operations, optimizer and learning rate of each network, one
+    row a network."""
     rows: dict[tuple[object, ...], dict[str, object]] = {}
-    for record in records:
+    for record in (run for name in TRAINED for run in chapter.records(name, elsewhere=True)):
         if isinstance(record, RunRecord):
             config = RunConfig.from_parameters({**record.config, "device": "cpu"})
             key = (config.model, config.hidden, config.channels, config.width)

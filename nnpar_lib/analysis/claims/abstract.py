@@ -15,7 +15,7 @@ import pandas as pd
 from nnpar_lib.analysis.claims import gpu, machines
 from nnpar_lib.analysis.cost import predictions, waiting, ways
 from nnpar_lib.analysis.cost.predictions import AssumedMachine
-from nnpar_lib.analysis.regimes.time_to_goal import HALVES, NO_GAIN
+from nnpar_lib.analysis.regimes.definitions import HALVES, LONGER, NO_GAIN
 from nnpar_lib.analysis.scaling.speedups import RATE, paired_ratio, time_split
 
 Numbers = dict[str, Any]
@@ -29,7 +29,7 @@ def doublings(table: pd.DataFrame) -> Numbers:
     """Count the doublings of the batch, of the rows of `time_to_goal.doublings` to one goal.
 
     Of the steps, of the seconds on one rank and of those on the most ranks: how many there are, how
-    many halve it, up to which batch, how many do not shorten it, and from which batch on.
+    many halve it, up to which batch, how many do not shorten it (or make it longer), and from which on.
     """
     steps = table["quantity"] == "steps"
     most = table.loc[~steps, "num_ranks"].max()
@@ -46,7 +46,7 @@ def doublings(table: pd.DataFrame) -> Numbers:
 
 def _doublings_of(name: str, rows: pd.DataFrame) -> Numbers:
     halved = rows.loc[rows["verdict"] == HALVES, "batch_size"]
-    no_gain = rows.loc[rows["verdict"] == NO_GAIN, "batch_size"]
+    no_gain = rows.loc[rows["verdict"].isin([NO_GAIN, LONGER]), "batch_size"]
     return {
         f"abstract-doublings-{name}": len(rows),
         f"abstract-halved-{name}": len(halved),
@@ -139,7 +139,7 @@ def predicted(assumed: Mapping[str, AssumedMachine]) -> Numbers:
     for kind, counts in SHOWN.items():
         for count in counts:
             rows = table[(table["kind"] == kind) & (table["num_ranks"] == count)]
-            best = rows.loc[rows["speedup"].idxmax()]
+            best = rows.sort_values("speedup").iloc[-1]
             numbers[f"abstract-{kind}-{count}"] = best["speedup"]
             numbers[f"abstract-{kind}-{count}-way"] = best["strategy"].replace("_", " ")
     return numbers
@@ -151,11 +151,11 @@ def many_cores(frame: pd.DataFrame) -> Numbers:
 
     `frame` is that of `machines.side_by_side`.
     """
-    scaled = machines.over_cores(frame)
+    scaled = machines.over_cores(frame) if len(frame) else frame
     scaled = scaled[scaled["way"] == machines.SHARED] if len(scaled) else scaled
     if scaled.empty or scaled["num_cores"].max() <= 2:
         return {}
-    row = scaled.loc[scaled["num_cores"].idxmax()]
+    row = scaled.sort_values("num_cores", kind="stable").iloc[-1]
     name = row["machine"]
     here = frame[frame["machine"] == name]
     threads = machines.ranks_against_threads(here)["median"]
@@ -188,7 +188,7 @@ def _extrapolated(frame: pd.DataFrame) -> Numbers:
 def gpus(frame: pd.DataFrame) -> Numbers:
     """Return what a GPU gives over all cores of its own machine, and what ranks and stages give
     that share it; of the machine with the most such records, nothing where there is none."""
-    table = machines.of_gpus(frame)
+    table = machines.of_gpus(frame) if len(frame) else frame
     if table.empty:
         return {}
     name = table["machine"].value_counts().idxmax()
