@@ -16,6 +16,7 @@ from nnpar_lib.analysis.claims import gpu, machines
 from nnpar_lib.analysis.cost import predictions, waiting, ways
 from nnpar_lib.analysis.cost.predictions import AssumedMachine
 from nnpar_lib.analysis.regimes.definitions import HALVES, LONGER, NO_GAIN
+from nnpar_lib.analysis.scaling.ratio import Ratio
 from nnpar_lib.analysis.scaling.speedups import RATE, paired_ratio, time_split
 
 Numbers = dict[str, Any]
@@ -29,7 +30,7 @@ def doublings(table: pd.DataFrame) -> Numbers:
     """Count the doublings of the batch, of the rows of `time_to_goal.doublings` to one goal.
 
     Of the steps, of the seconds on one rank and of those on the most ranks: how many there are, how
-    many halve it, up to which batch, how many do not shorten it (or make it longer), and from which on.
+    many halve it, up to which batch, and how many gain nothing or take longer, from which batch on.
     """
     steps = table["quantity"] == "steps"
     most = table.loc[~steps, "num_ranks"].max()
@@ -84,11 +85,12 @@ def small_batches(threads_against_ranks: pd.DataFrame) -> Numbers:
 
     The frame has serial runs on one thread and on all cores, and ranks on all cores.
     """
-    gains = {}
-    for size, rows in threads_against_ranks.groupby("global_batch_size"):
+    gains: dict[int, Ratio] = {}
+    for size in sorted(threads_against_ranks["global_batch_size"].unique()):
+        rows = threads_against_ranks[threads_against_ranks["global_batch_size"] == size]
         rates = rows[rows["strategy"] == "serial"].groupby("threads_per_rank")[RATE].median()
         serial = {"strategy": "serial", "threads_per_rank": rates.idxmax()}
-        gains[size] = paired_ratio(rows, serial, {"strategy": "gradient_averaging"})
+        gains[int(size)] = paired_ratio(rows, serial, {"strategy": "gradient_averaging"})
     paying = [size for size in gains if all(gains[s].low > 1 for s in gains if s >= size)]
     smallest = min(gains)
     return {

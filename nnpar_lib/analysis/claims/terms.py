@@ -9,8 +9,8 @@ from nnpar_lib.analysis.scaling.ratio import MIN_REPEATS_OF_INTERVAL
 
 OF_RATES = {
     "speedup": "the rate of p ranks over that of the best serial run with the same batch",
-    "scaled efficiency": "the rate of p ranks, each with a batch of b, over p times that of a serial"
-    " run with a batch of b: it compares runs with different batches",
+    "scaled efficiency": "the rate of p ranks, each with a batch of b, over p times that of a"
+    " serial run with a batch of b: it compares runs with different batches",
     "efficiency at the same batch": "the rate of p ranks, each with a batch of b, over p times that"
     " of a serial run with a batch of pb",
     "winner": "named where the 95 % interval of a ratio, of at least"

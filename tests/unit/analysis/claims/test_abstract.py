@@ -115,7 +115,7 @@ def test_without_a_larger_machine_nothing_is_said_of_it():
 
 def test_terms_have_the_thresholds_of_the_analysis():
     definitions = terms.table().set_index("term")["definition"]
-    assert "below 0.57" in definitions["halves"] and "above 0.87" in definitions["no gain"]
+    assert "below 0.57" in definitions["halves"] and "than 0.87" in definitions["no gain"]
 
 
 def test_peers_are_those_of_the_benchmarks():
