@@ -3,10 +3,13 @@
 import ast
 import json
 import math
+import re
 import shutil
 
 import pytest
+from bs4 import BeautifulSoup
 
+from report import readme
 from tests import recompute, recompute_abstract
 from tests.conftest import ROOT
 
@@ -138,3 +141,36 @@ def test_a_record_that_was_changed_afterwards_is_noticed(claim, name, column, st
 def test_agreement_is_to_the_digits_printed(number, value, agree):
     assert list(recompute.printed(f"it is {number}, on ResNet-18")) == [number]
     assert recompute.agrees(number, "a number", value) is agree
+
+
+UNRELEASED = re.compile(r"^## Unreleased$(.*?)^## ", re.MULTILINE | re.DOTALL)
+MEASURED = re.compile(r"(\d[\d.,]*) (?:times|%)")
+
+
+def test_the_readme_and_the_changelog_repeat_what_the_records_say(stated, abstract):
+    _, shown, _ = readme.split((ROOT / "README.md").read_text())
+    assert shown == readme.in_markdown(stated, abstract[1]), "run `python report/readme.py`"
+    changes = UNRELEASED.search((ROOT / "CHANGELOG.md").read_text())
+    assert changes is not None
+    numbers = set(recompute.printed(" ".join([shown, *stated.values(), *abstract[1].values()])))
+    assert set(MEASURED.findall(changes[1])) <= numbers
+
+
+def test_only_what_stands_between_the_comments_of_a_file_is_replaced(tmp_path):
+    before, _, after = readme.split((ROOT / "README.md").read_text())
+    file = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", file)
+    readme.put(file, "- 1\n- 2")
+    assert file.read_text() == f"{before}\n- 1\n- 2\n{after}"
+    file.write_text("no comments")
+    with pytest.raises(ValueError, match="has no comments"):
+        readme.put(file, "")
+
+
+def test_the_published_article_has_these_sentences(abstract):
+    page = BeautifulSoup((ROOT / "report/published/nnpar.html").read_text(), "html.parser")
+    text = " ".join(page.get_text().split()).replace("’", "'")
+    if "doublings of the batch" not in text:
+        pytest.skip("the article was published before its abstract answered questions")
+    absent = [name for name, sentence in abstract[1].items() if sentence not in text]
+    assert absent == [], "render the article again: `make report-from-results`"

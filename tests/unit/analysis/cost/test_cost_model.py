@@ -340,9 +340,7 @@ def test_the_guide_to_other_machines_holds_what_the_cost_model_says():
     process = run_python("cluster/predict.py")
     assert process.returncode == 0, process.stderr
     guide = (ROOT / "cluster" / "README.md").read_text()
-    assert process.stdout.strip() in guide, (
-        "put what `python cluster/predict.py` prints into cluster/README.md"
-    )
+    assert process.stdout.strip() in guide, "run `python report/readme.py`"
 
 
 @pytest.mark.parametrize(
