@@ -21,7 +21,7 @@ NUM_RECORDS = {
     "00_allreduce": 18,
     "01_accuracy": 2,
     "01_threads": 12,
-    "02_ladder": 24,
+    "02_ladder": 26,
     "02_strong_scaling": 20,
     "02_weak_scaling": 24,
     "02_threads_against_ranks": 18,

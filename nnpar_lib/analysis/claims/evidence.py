@@ -16,6 +16,7 @@ from nnpar_lib.analysis.claims import batch_sizes, benchmarks, data_parallelism
 from nnpar_lib.analysis.cost import comparison, traced_pipelines
 from nnpar_lib.analysis.cost.ways import PROBLEM
 from nnpar_lib.analysis.scaling import speedups
+from nnpar_lib.analysis.scaling.ladder import best_serial
 from nnpar_lib.analysis.scaling.ratio import Ratio, ratio_of
 from nnpar_lib.analysis.scaling.weak import weak_scaling
 from nnpar_lib.records.kinds import CONTROL, Record, RunRecord
@@ -53,7 +54,8 @@ def control(runs: pd.DataFrame) -> Ratio | None:
     """
     if "label" not in runs or not (runs["label"] == CONTROL).any():
         return None
-    named = runs.assign(same=runs["config"].astype(str))
+    columns = [name for name in (*speedups.PROBLEM, *speedups.METHOD) if name in runs]
+    named = runs.assign(same=runs[columns].astype(str).agg(" ".join, axis=1))
     again = named[named["label"] == CONTROL]
     once = named[(named["label"] != CONTROL) & named["same"].isin(set(again["same"]))]
     ratios = [
@@ -70,10 +72,12 @@ def _once_and_again(same: str, once: pd.DataFrame) -> tuple[Mapping[str, Any], M
 
 
 def ladder(runs: pd.DataFrame) -> list[Row]:
-    """Return every rung's rate over that of the serial loop."""
-    rungs = [label for label in runs["label"].unique() if label not in ("serial", CONTROL)]
+    """Return every rung's rate over that of the fastest serial loop, in old records the only
+    one."""
+    base = best_serial(runs) or "serial"
+    rungs = [label for label in runs["label"].unique() if label not in (base, CONTROL)]
     return [
-        ratio(f"ladder, epochs a second over serial: {rung}", runs, _label("serial"), _label(rung))
+        ratio(f"ladder, epochs a second over {base}: {rung}", runs, _label(base), _label(rung))
         for rung in rungs
     ]
 

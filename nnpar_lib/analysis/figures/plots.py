@@ -36,6 +36,7 @@ from nnpar_lib.analysis.figures.theme import (
 )
 from nnpar_lib.analysis.scaling import ladder as scaling_ladder
 from nnpar_lib.config.spread import SINGLE_RANK_STRATEGIES
+from nnpar_lib.records.kinds import CONTROL
 
 __all__ = [
     "accuracy_curves",
@@ -221,6 +222,7 @@ def ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     speedups. An epoch has as many examples as the training set (`scaling.seconds_per_epoch`),
     unless the frame has a column `seconds_per_epoch`.
     """
+    frame = frame[frame["label"] != CONTROL]
     ax = ax or new_axes(frame["label"].nunique())
     if "seconds_per_epoch" not in frame:
         frame = frame.assign(seconds_per_epoch=scaling.seconds_per_epoch(frame))

@@ -14,8 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from nnpar_lib.analysis.scaling.ratio import UNDECIDED, Ratio
-from nnpar_lib.analysis.scaling.speedups import paired_ratio, runs_of, seconds_per_epoch
+from nnpar_lib.analysis.scaling.ratio import UNDECIDED, Band, Ratio, band
+from nnpar_lib.analysis.scaling.speedups import METHOD, paired_ratio, runs_of, seconds_per_epoch
+from nnpar_lib.records.kinds import CONTROL
 
 FASTER = "faster"
 SLOWER = "slower"
@@ -86,27 +87,44 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `label`, `mends` and `is_parallelism` of `RUNGS`, `num_ranks`, median `seconds` an
     epoch; `speedup` over the rung before with quartiles and a 95 % interval, `change` (faster,
-    slower, no different where the interval holds 1, or too few repeats) and `why` a slower rung is
-    slower; `over_serial`, the speedup over the fastest serial rung, with `over_serial_low` and
-    `over_serial_high`, its interval. A first rung has no speedup. Without a serial rung that is
-    mended `over_serial` is NaN.
+    slower, no different where the interval reaches into the `noise`, or too few repeats) and `why`
+    a slower rung is slower; `over_serial`, the speedup over the fastest serial rung, with
+    `over_serial_low` and `over_serial_high`, its interval. A first rung has no speedup. Without a
+    serial rung that is mended `over_serial` is NaN.
     """
     runs = runs_of(frame)
-    runs = runs.assign(**{SECONDS: seconds_per_epoch(runs)})
+    runs = runs[runs["label"] != CONTROL].assign(**{SECONDS: seconds_per_epoch(runs)})
+    around_1 = noise(frame)
     labels = list(runs["label"].unique())
     base = best_serial(runs)
     rows = []
     for i, label in enumerate(labels):
         rung = RUNGS.get(label, Rung(""))
         before = rung.after if rung.after in labels else "".join(labels[max(0, i - 1) : i])
-        rows.append({**_row_of(runs, label, rung), **_change(runs, label, before, rung)})
+        rows.append({**_row_of(runs, label, rung), **_change(runs, label, before, around_1)})
         rows[-1] |= _over_serial(runs, label, base)
+        rows[-1]["why"] = rung.slower if rows[-1]["change"] == SLOWER else ""
     return pd.DataFrame(rows)
+
+
+def noise(frame: pd.DataFrame) -> Band:
+    """Return the speedups that noise explains: those of a rung over itself, run again as `control`.
+
+    Without such runs it is 1 alone.
+    """
+    runs = runs_of(frame)
+    again = runs[runs["label"] == CONTROL]
+    if again.empty:
+        return Band(1, 1)
+    methods = runs[[name for name in METHOD if name in runs]].astype(str)
+    is_same = (methods == methods.loc[again.index[0]]).all(axis=1)
+    once = runs.loc[is_same & (runs["label"] != CONTROL), "label"]
+    return band(speedup(runs, str(once.iloc[0]), CONTROL))
 
 
 def best_serial(frame: pd.DataFrame) -> str:
     """Return the label of the fastest rung of strategy serial, empty where there is none."""
-    runs = frame[frame["strategy"] == "serial"]
+    runs = frame[(frame["strategy"] == "serial") & (frame["label"] != CONTROL)]
     if runs.empty:
         return ""
     seconds = runs[SECONDS] if SECONDS in runs else seconds_per_epoch(runs)
@@ -140,21 +158,19 @@ def _row_of(runs: pd.DataFrame, label: str, rung: Rung) -> dict[str, Any]:
     }
 
 
-def _change(runs: pd.DataFrame, label: str, before: str, rung: Rung) -> dict[str, Any]:
+def _change(runs: pd.DataFrame, label: str, before: str, around_1: Band) -> dict[str, Any]:
     if not before:
-        return {"speedup": math.nan, "change": "", "why": ""}
+        return {"speedup": math.nan, "change": ""}
     ratio = speedup(runs, before, label)
-    change = _change_in_words(ratio)
-    why = rung.slower if change == SLOWER else ""
-    return {**ratio.columns("speedup"), "change": change, "why": why}
+    return {**ratio.columns("speedup"), "change": _change_in_words(ratio, around_1)}
 
 
-def _change_in_words(ratio: Ratio) -> str:
+def _change_in_words(ratio: Ratio, around_1: Band) -> str:
     if not ratio.has_interval:
         return UNDECIDED
-    if ratio.ci_low > 1:
+    if ratio.ci_low > around_1.high:
         return FASTER
-    return SLOWER if ratio.ci_high < 1 else NO_DIFFERENT
+    return SLOWER if ratio.ci_high < around_1.low else NO_DIFFERENT
 
 
 def _over_serial(runs: pd.DataFrame, label: str, base: str) -> dict[str, Any]:

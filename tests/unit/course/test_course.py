@@ -98,6 +98,7 @@ def test_the_other_results_of_the_teachers_page_are_those_of_the_records():
     accuracy = store.frame(store.load(RESULTS / "mnist-full" / "01_accuracy.jsonl"))
     mlp, cnn = accuracy.set_index("model")["final_test_accuracy"][["mlp", "cnn"]]
     ladder = store.frame(store.load(RESULTS / "mnist-full" / "02_ladder.jsonl"))
+    ladder = ladder[ladder["label"] != "control"]
     epoch = scaling.seconds_per_epoch(ladder).groupby(ladder["label"], sort=False).median()
     framework = store.frame(store.load(RESULTS / "mnist-full" / "07_framework.jsonl"))
     small, large = (

@@ -92,3 +92,20 @@ def test_the_numbers_of_the_chapter_are_those_of_the_last_rung():
     assert numbers["ladder-last"] == pytest.approx(7.5)
     assert numbers["ladder-mended"] == pytest.approx(5)
     assert numbers["ladder-speedup"] == pytest.approx(1.5)
+
+
+def test_a_rung_that_was_run_again_as_a_control_says_what_is_noise_and_is_no_rung():
+    frame = climbed({**NEW, "control": (900, "gradient_averaging")})
+    table = ladder.gains(frame)
+    assert table["label"].tolist() == list(NEW)
+    noise = ladder.noise(frame)
+    over_itself = 900 / 80  # the first rung of this config, which all on two ranks have here
+    assert (noise.low, noise.high) == pytest.approx((1 / over_itself, over_itself))
+    changes = table.set_index("label")["change"]
+    assert changes["serial, mended"] == ladder.NO_DIFFERENT, "5 is inside of the noise"
+    assert changes["+ shared memory"] == ladder.FASTER, "12.5 is not"
+    assert data_parallelism.ladder(frame)["ladder-last-rung"] == "+ shared memory"
+
+
+def test_without_a_control_the_noise_is_1_alone():
+    assert (ladder.noise(climbed(NEW)).low, ladder.noise(climbed(NEW)).high) == (1, 1)
