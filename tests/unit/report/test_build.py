@@ -29,6 +29,17 @@ def test_a_folder_of_someone_else_is_left_alone(tmp_path):
     assert kept.read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["html"]
 
 
+def test_without_a_browser_the_full_report_is_refused_before_anything_is_measured(tmp_path):
+    process = run_python(
+        *("report/build.py", "--dataset", "mnist", "--preset", "full", "--folder", tmp_path),
+        PATH=str(tmp_path),
+        timeout=60,
+    )
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr.count("\n") == 1 and "install Chromium" in process.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["source", "single", "figures", "nnpar.pdf"])
 def test_whatever_a_build_would_replace_is_in_the_way(build, tmp_path, name):
     (tmp_path / name).touch()
