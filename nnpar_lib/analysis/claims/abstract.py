@@ -85,12 +85,7 @@ def small_batches(threads_against_ranks: pd.DataFrame) -> Numbers:
 
     The frame has serial runs on one thread and on all cores, and ranks on all cores.
     """
-    gains: dict[int, Ratio] = {}
-    for size in sorted(threads_against_ranks["global_batch_size"].unique()):
-        rows = threads_against_ranks[threads_against_ranks["global_batch_size"] == size]
-        rates = rows[rows["strategy"] == "serial"].groupby("threads_per_rank")[RATE].median()
-        serial = {"strategy": "serial", "threads_per_rank": rates.idxmax()}
-        gains[int(size)] = paired_ratio(rows, serial, {"strategy": "gradient_averaging"})
+    gains = _gains(threads_against_ranks)
     paying = [size for size in gains if all(gains[s].low > 1 for s in gains if s >= size)]
     smallest = min(gains)
     return {
@@ -98,6 +93,17 @@ def small_batches(threads_against_ranks: pd.DataFrame) -> Numbers:
         "abstract-smallest-gain": gains[smallest].median,
         "abstract-pays-from": min(paying, default=math.nan),
     }
+
+
+def _gains(threads_against_ranks: pd.DataFrame) -> dict[int, Ratio]:
+    """Return the rate of ranks over that of the best serial run, by batch."""
+    gains: dict[int, Ratio] = {}
+    for size in sorted(threads_against_ranks["global_batch_size"].unique()):
+        rows = threads_against_ranks[threads_against_ranks["global_batch_size"] == size]
+        rates = rows[rows["strategy"] == "serial"].groupby("threads_per_rank")[RATE].median()
+        serial = {"strategy": "serial", "threads_per_rank": rates.idxmax()}
+        gains[int(size)] = paired_ratio(rows, serial, {"strategy": "gradient_averaging"})
+    return gains
 
 
 def accuracy_lost(table: pd.DataFrame) -> Numbers:
@@ -206,3 +212,31 @@ def gpus(frame: pd.DataFrame) -> Numbers:
         numbers[f"abstract-gpu-{key}-low"] = rows["speedup"].min()
         numbers[f"abstract-gpu-{key}-high"] = rows["speedup"].max()
     return numbers
+
+
+def pipelines_in_words(numbers: Numbers) -> str:
+    """Return what `ranks_of_ways` says of pipelines, as a sentence."""
+    ahead = numbers["abstract-pipeline-ahead"]
+    low = numbers["abstract-pipeline-low"]
+    high = numbers["abstract-pipeline-high"]
+    verdict = "bubbles and messages cost these networks more than the second core gives"
+    if ahead:
+        verdict = "where stages are long enough, the second core gives more than a bubble costs"
+    return (
+        f"Pipelines are ahead of the best serial run in {ahead} of {numbers['abstract-problems']}"
+        f" cases and have {low:.2f} to {high:.2f} times its rate: {verdict}."
+    )
+
+
+def small_batches_in_words(threads_against_ranks: pd.DataFrame) -> str:
+    """Return what ranks gain over the best serial run at each batch, as a sentence."""
+    gains = _gains(threads_against_ranks)
+    parts = [f"{gain.median:.2f} at a batch of {size:,}" for size, gain in gains.items()]
+    pays_from = small_batches(threads_against_ranks)["abstract-pays-from"]
+    verdict = "at no batch that was measured do they gain in three of four repeats"
+    if not math.isnan(pays_from):
+        verdict = f"they gain in three of four repeats from {pays_from:,.0f} on"
+    return (
+        "relative to the best serial run, with one thread or with all, ranks have a rate of"
+        f" {', '.join(parts)}; {verdict}."
+    )

@@ -15,6 +15,7 @@ from nnpar_lib.records.kinds import Record
 
 GRADIENT_SIZE = 235_146  # numbers in the gradient of the mlp
 MODELS = ("mlp", "cnn")
+NONE_SLOWER = "No rung is slower than the one that it changes."
 WHO_SUMS = {
     "mpi": "MPI's own all-reduce",
     "ring": "the ring",
@@ -43,7 +44,7 @@ def ladder(runs: pd.DataFrame) -> dict[str, Any]:
         "ladder-speedup": last["over_serial"],
         "ladder-speedup-low": last["over_serial_low"],
         "ladder-speedup-high": last["over_serial_high"],
-        "ladder-slower": " ".join(rungs.slower_in_words(table.reset_index())),
+        "ladder-slower": " ".join(rungs.slower_in_words(table.reset_index())) or NONE_SLOWER,
         "num-ranks": runs["num_ranks"].max(),
         "ladder-repeats": runs["repeat"].nunique(),
     }
