@@ -96,10 +96,12 @@ def _over_best_serial(numbers: dict[str, Any]) -> str:
     """Return the speedup over the best serial loop; nothing where none was measured."""
     if math.isnan(numbers["ladder-speedup"]):
         return ""
-    interval = "[{ladder-speedup-low:.2f}, {ladder-speedup-high:.2f}]".format(**numbers)
+    interval = " [{ladder-speedup-low:.2f}, {ladder-speedup-high:.2f}]".format(**numbers)
+    if math.isnan(numbers["ladder-speedup-low"]):
+        interval = ""
     return (
         f", but the serial loop, mended in the same way, takes {numbers['ladder-mended']:.1f} times"
-        f" less as well: the speedup over that is {numbers['ladder-speedup']:.2f} {interval}"
+        f" less as well: the speedup over that is {numbers['ladder-speedup']:.2f}{interval}"
     )
 
 

@@ -55,7 +55,7 @@ def control(runs: pd.DataFrame) -> Ratio | None:
     if "label" not in runs or not (runs["label"] == CONTROL).any():
         return None
     columns = [name for name in (*speedups.PROBLEM, *speedups.METHOD) if name in runs]
-    named = runs.assign(same=runs[columns].astype(str).agg(" ".join, axis=1))
+    named = runs.assign(same=[str(row) for row in runs[columns].to_numpy().tolist()])
     again = named[named["label"] == CONTROL]
     once = named[(named["label"] != CONTROL) & named["same"].isin(set(again["same"]))]
     ratios = [

@@ -116,8 +116,9 @@ def noise(frame: pd.DataFrame) -> Band:
     again = runs[runs["label"] == CONTROL]
     if again.empty:
         return Band(1, 1)
-    methods = runs[[name for name in METHOD if name in runs]].astype(str)
-    is_same = (methods == methods.loc[again.index[0]]).all(axis=1)
+    columns = [name for name in METHOD if name in runs]
+    methods = pd.Series([str(row) for row in runs[columns].to_numpy().tolist()], index=runs.index)
+    is_same = methods == methods[again.index[0]]
     once = runs.loc[is_same & (runs["label"] != CONTROL), "label"]
     return band(speedup(runs, str(once.iloc[0]), CONTROL))
 
