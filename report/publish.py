@@ -12,11 +12,15 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typeset
 from bs4 import BeautifulSoup, Tag
 
 from nnpar_lib import __version__
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAME = "nnpar"
@@ -28,17 +32,14 @@ FOOTER = (
     '<span class="pageNumber"></span> / <span class="totalPages"></span></div>'
 )
 
-# a table that is too wide for a column of print, or would be much taller in it, has the page
-WIDEN_TABLES = """column => {
-    for (const frame of document.querySelectorAll("div.table")) {
-        const figure = frame.closest("figure") || frame;
-        const height = width => { frame.style.width = width; return frame.scrollHeight };
-        const tall = height(`${column}pt`);
-        const wide = frame.scrollWidth > frame.clientWidth || tall > 1.4 * height("504pt");
-        frame.style.width = "";
-        figure.classList.toggle("wide", wide);
-    }
+NUMBER_CONTENTS = """numbers => {
+    for (const link of document.querySelectorAll("nav.contents a"))
+        link.dataset.page = numbers[link.hash.slice(1)] || "";
 }"""
+PREPARE = Path(__file__).with_name("typeset.js")
+PAGE_HEIGHT = 748.0  # points, of what `article.css` leaves of A4
+KIDS = re.compile(rb"\n(\d+) 0 obj\n<</Type /Pages\n(?:/Count \d+\n)?/Kids \[([^\]]*)\]")
+TARGET = re.compile(rb"/([\w.-]+) \[(\d+) 0 R /XYZ")
 
 
 def find_browser() -> str | None:
@@ -197,8 +198,22 @@ def _data_uri(file: Path) -> str:
     return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
+def pages_of_targets(pdf: bytes) -> dict[str, int]:
+    """Return the number of the page on which each target of a link is, in a PDF of Chromium."""
+    children = {node: re.findall(rb"(\d+) 0 R", kids) for node, kids in KIDS.findall(pdf)}
+    below = {child for kids in children.values() for child in kids}
+    order: list[bytes] = []
+    waiting = [node for node in children if node not in below]
+    while waiting:
+        node = waiting.pop(0)
+        waiting[:0] = children.get(node, [])
+        order += [] if node in children else [node]
+    numbers = {node: number for number, node in enumerate(order, start=1)}
+    return {name.decode(): numbers[node] for name, node in TARGET.findall(pdf) if node in numbers}
+
+
 def _print(page: Path, target: Path, browser: str) -> Path:
-    """Print a page with page numbers, an outline and the structure that a screen reader needs."""
+    """Print a page, a second time with the numbers of pages in its contents."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -206,16 +221,26 @@ def _print(page: Path, target: Path, browser: str) -> Path:
         tab = chromium.new_page()
         tab.goto(page.resolve().as_uri())
         tab.emulate_media(media="print")
-        tab.evaluate(WIDEN_TABLES, typeset.COLUMN)
-        tab.pdf(
-            path=target,
-            prefer_css_page_size=True,
-            print_background=True,
-            tagged=True,
-            outline=True,
-            display_header_footer=True,
-            header_template="<span></span>",
-            footer_template=FOOTER,
+        tab.evaluate(
+            f"sizes => {{ {PREPARE.read_text(encoding='utf-8')}\n prepare(sizes); }}",
+            {"column": typeset.COLUMN, "page": typeset.PAGE, "height": PAGE_HEIGHT},
         )
+        numbers = pages_of_targets(_pdf(tab))
+        tab.evaluate(NUMBER_CONTENTS, numbers)
+        target.write_bytes(_pdf(tab))
         chromium.close()
     return target
+
+
+def _pdf(tab: Page) -> bytes:
+    """Return a page as a PDF with page numbers, an outline and the structure that a screen reader
+    needs."""
+    return tab.pdf(
+        prefer_css_page_size=True,
+        print_background=True,
+        tagged=True,
+        outline=True,
+        display_header_footer=True,
+        header_template="<span></span>",
+        footer_template=FOOTER,
+    )

@@ -3,6 +3,7 @@ network."""
 
 import pytest
 
+from report.publish import pages_of_targets
 from tests.conftest import run_python
 
 PAGES = (
@@ -120,3 +121,32 @@ def test_links_of_the_report_in_one_piece_lead_to_one_place_each(page, report):
 def test_the_report_in_one_piece_prints_with_an_outline(report):
     pdf = (report / "nnpar.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and b"/Outlines" in pdf and b"/StructTreeRoot" in pdf
+
+
+@pytest.mark.parametrize("width", [390, 800, 1400])
+def test_the_report_in_one_piece_fits_a_screen(page, report, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto((report / "nnpar.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    beyond = """[...document.querySelectorAll("body *")].filter(
+        e => e.getBoundingClientRect().right > innerWidth + 1
+             && !e.closest("div.picture, div.table, div.math, pre")).map(e => e.outerHTML)"""
+    assert page.evaluate(beyond) == []
+
+
+def test_text_in_printed_figures_can_be_read(page, report):
+    page.set_viewport_size({"width": 672, "height": 1000})  # 504 points, as on paper
+    page.emulate_media(media="print")
+    page.goto((report / "nnpar.html").as_uri())
+    widths = page.evaluate(
+        """[...document.querySelectorAll("figure img")].map(i => [i.closest("figure").id,
+           0.75 * i.getBoundingClientRect().width, parseFloat(i.style.getPropertyValue("--needed"))])"""
+    )
+    assert len(widths) > 15
+    assert [name for name, width, needed in widths if not width > needed - 0.5] == []
+
+
+def test_the_printed_report_is_an_article(report):
+    pages = pages_of_targets((report / "nnpar.pdf").read_bytes())
+    assert 14 <= pages["tables"] <= 23  # the appendix begins there
+    assert pages["ladder"] <= 2 and pages["regimes"] <= 2

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 from nnpar_lib.analysis import regimes
 from nnpar_lib.analysis.figures import lines
 from nnpar_lib.analysis.figures.lines import End
-from nnpar_lib.analysis.figures.theme import GREY, INK, STYLES, Style, new_axes
+from nnpar_lib.analysis.figures.theme import GREY, INK, STYLES, Style, new_axes, wrap
 from nnpar_lib.analysis.regimes import steps_model
 
 REGIME_SHADES = {
@@ -288,9 +288,7 @@ def _shade(ax: Axes, borders: Sequence[float], claimed: set[str]) -> None:
             ax.axvspan(
                 begin, end, color=shade if name in claimed else "white", zorder=0, linewidth=0
             )
-            label = name.replace(" data", "\ndata").replace(" ret", "\nret") + (
-                "" if name in claimed else "?"
-            )
+            label = wrap(name, 15) + ("" if name in claimed else "?")
             ax.text(
                 np.sqrt(begin * end),
                 1.01,
