@@ -139,8 +139,9 @@ def test_text_in_printed_figures_can_be_read(page, report):
     page.emulate_media(media="print")
     page.goto((report / "nnpar.html").as_uri())
     widths = page.evaluate(
-        """[...document.querySelectorAll("figure img")].map(i => [i.closest("figure").id,
-           0.75 * i.getBoundingClientRect().width, parseFloat(i.style.getPropertyValue("--needed"))])"""
+        """[...document.querySelectorAll("figure img")].map(i => [
+            i.closest("figure").id, 0.75 * i.getBoundingClientRect().width,
+            parseFloat(i.style.getPropertyValue("--needed"))])"""
     )
     assert len(widths) > 15
     assert [name for name, width, needed in widths if not width > needed - 0.5] == []

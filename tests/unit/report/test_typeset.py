@@ -6,7 +6,8 @@ from bs4 import BeautifulSoup
 
 ROW = "<tr><td>1</td></tr>"
 DRAWING = '<svg width="{}pt" height="1pt"><g transform="translate(1 2) scale({} -{})"/></svg>'
-PAGE = """<div class="body"><section id="title"><h1>Title<a class="headerlink"></a></h1><p>Short.</p>
+PAGE = """<div class="body"><section id="title"><h1>Title<a class="headerlink"></a></h1>
+<p>Short.</p>
 <section id="one"><h2>One</h2><p><a href="#regimes"><span class="std-numref">Fig. 2</span></a></p>
 <figure id="plain"><img src="plain.svg"><figcaption><span class="caption-number">Fig. 1 </span>
 </figcaption></figure><div class="toctree-wrapper">
