@@ -12,7 +12,8 @@ COLUMN = 242.0  # points, the widths of print that `article.css` sets
 PAGE = 504.0
 SMALLEST_TEXT = 7.0  # points
 LONGEST_TABLE = 12  # rows that stay in their section
-APPENDICES = ("document-claims",)  # chapters for those who check the report
+APPENDIX = "appendix"  # the ids of two sections with a form of their own
+ABSTRACT = "abstract"
 MAIN_FIGURES = ("ladder", "regimes")  # those that answer the two questions of the abstract
 HEADINGS = re.compile("^h[1-6]$")
 SVG_WIDTH = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
@@ -30,11 +31,14 @@ def arrange(page: BeautifulSoup, folder: Path, edition: str) -> None:
     for mark in root.select(".headerlink"):
         mark.decompose()
     _free_tables(page, root)
-    _raise_chapters(root)
-    appendix = _appendix(page, root)
+    _unwrap_chapters(root)
+    abstract = root.find("section", id=ABSTRACT)
+    if abstract is not None:
+        abstract["class"] = [ABSTRACT, "unnumbered"]
+    tables = _appendix(page, root)
     _set_levels(root)
+    _move_long_tables(page, root, tables)
     _number_sections(page, root)
-    _move_long_tables(page, root, appendix)
     _lead_with_figures(root)
     for figure in root.select("figure:has(img)"):
         _set_width(figure, folder)
@@ -63,37 +67,32 @@ def _free_tables(page: BeautifulSoup, root: Tag) -> None:
             outer.decompose()
 
 
-def _raise_chapters(root: Tag) -> None:
-    """Put the chapters, which Sphinx nests where their list is, side by side with the sections of
-    the first."""
-    wrapper = root.select_one(".toctree-wrapper")
-    if wrapper is None:
-        return
-    place = wrapper
-    while place.parent is not root:
-        place = place.parent
-    for chapter in reversed(wrapper.find_all("section", recursive=False)):
-        target = chapter.find_previous_sibling("span", id=True)
-        if target is not None:
-            chapter.insert(0, target)
-        place.insert_after(chapter)
-    wrapper.decompose()
+def _unwrap_chapters(root: Tag) -> None:
+    """Make chapters sections of that in which their list is, each with the target of its links."""
+    for wrapper in root.select(".toctree-wrapper"):
+        for chapter in wrapper.find_all("section", recursive=False):
+            target = chapter.find_previous_sibling("span", id=True)
+            if target is not None:
+                chapter.insert(0, target)
+        wrapper.unwrap()
 
 
 def _appendix(page: BeautifulSoup, root: Tag) -> Tag:
-    """Put the references and then the appendices at the end; return that of tables, still empty."""
+    """Put the references and then the appendix at the end; return its part for tables, still
+    empty."""
     references = root.select_one(".citation-list, .footnote-list")
     if references is not None and references.find_parent("section") is not root:
         root.append(references.find_parent("section"))
         root.contents[-1]["class"] = ["unnumbered"]
-    tables = page.new_tag("section", attrs={"id": "tables", "class": "appendix tables"})
-    tables.append(_element(page, "h2", "Tables"))
-    root.append(tables)
-    for name in APPENDICES:
-        target = root.find(id=name)
-        if target is not None:
-            root.append(target.find_parent("section"))
-            root.contents[-1]["class"] = ["appendix"]
+    appendix = root.find("section", id=APPENDIX)
+    if appendix is None:
+        appendix = page.new_tag("section", attrs={"id": APPENDIX})
+        appendix.append(_element(page, "h2", "Appendix"))
+    appendix["class"] = ["appendix"]
+    root.append(appendix)
+    tables = page.new_tag("section", attrs={"id": "tables"})
+    tables.append(_element(page, "h3", "Tables"))
+    appendix.append(tables)
     return tables
 
 
@@ -104,25 +103,25 @@ def _set_levels(root: Tag) -> None:
 
 
 def _number_sections(page: BeautifulSoup, root: Tag) -> None:
-    """Number sections and their sections, and give appendices letters."""
+    """Number sections and their sections; the appendix has a letter."""
     sections = root.find_all("section", recursive=False)
-    appendices = [section for section in sections if "appendix" in section.get("class", [])]
     plain = [
         section for section in sections if not {"appendix", "unnumbered"} & set(_classes(section))
     ]
-    labels = [(section, str(number)) for number, section in enumerate(plain, start=1)]
-    labels += [(section, chr(ord("A") + place)) for place, section in enumerate(appendices)]
-    for section, label in labels:
-        _label(page, section, label)
-        for number, part in enumerate(section.find_all("section", recursive=False), start=1):
-            _label(page, part, f"{label}.{number}")
+    for number, section in enumerate(plain, start=1):
+        _label(page, section, str(number))
+    for section in root.find_all("section", id=APPENDIX, recursive=False):
+        _label(page, section, "A")
 
 
 def _label(page: BeautifulSoup, section: Tag, label: str) -> None:
+    """Number a section and those in it, to the third level."""
     heading = section.find(HEADINGS, recursive=False)
     if heading is not None:
         heading.insert(0, _element(page, "span", f"{label} ", **{"class": "number"}))
-        section["data-number"] = label
+    if label.count(".") < 2:
+        for number, part in enumerate(section.find_all("section", recursive=False), start=1):
+            _label(page, part, f"{label}.{number}")
 
 
 def _move_long_tables(page: BeautifulSoup, root: Tag, appendix: Tag) -> None:
@@ -130,7 +129,7 @@ def _move_long_tables(page: BeautifulSoup, root: Tag, appendix: Tag) -> None:
     none."""
     frames = [frame for frame in root.select("section:not(.appendix) div.table") if _is_long(frame)]
     for number, frame in enumerate(frames, start=1):
-        name = f"Table {appendix['data-number']}.{number}"
+        name = f"Table A.{number}"
         figure = page.new_tag("figure", attrs={"class": "table", "id": f"long-table-{number}"})
         link = _element(page, "a", name, href=f"#{figure['id']}")
         note = page.new_tag("p", attrs={"class": "moved"})
@@ -140,8 +139,11 @@ def _move_long_tables(page: BeautifulSoup, root: Tag, appendix: Tag) -> None:
         figure.append(_caption(page, name, section))
         figure.append(frame)
         appendix.append(figure)
-    if not frames:
-        appendix.decompose()
+    empty = [] if frames else [appendix]
+    if not frames and len(appendix.parent.find_all("section")) == 1:
+        empty.append(appendix.parent)
+    for section in empty:
+        section.extract()
 
 
 def _is_long(frame: Tag) -> bool:
@@ -159,14 +161,14 @@ def _caption(page: BeautifulSoup, name: str, section: Tag) -> Tag:
     heading = section.find(HEADINGS, recursive=False)
     caption = page.new_tag("figcaption")
     number = _element(page, "span", f"{name} ", **{"class": "caption-number"})
-    link = _element(page, "a", f"Section {heading.get_text()}", href=f"#{section['id']}")
+    link = _element(page, "a", heading.get_text(), href=f"#{section['id']}")
     caption.extend([number, link])
     return caption
 
 
 def _lead_with_figures(root: Tag) -> None:
     """Put the main figures in front of the first section, and number all figures anew."""
-    first = root.find("section", recursive=False)
+    first = root.select_one(":scope > section:not(.abstract)")
     for name in MAIN_FIGURES:
         figure = root.find("figure", id=name)
         if figure is not None:
@@ -200,7 +202,8 @@ def _add_front(page: BeautifulSoup, root: Tag, edition: str) -> None:
     front = page.new_tag("header", attrs={"class": "front"})
     abstract = page.new_tag("div", attrs={"class": "abstract"})
     for part in list(title.next_siblings):
-        if isinstance(part, Tag) and part.name in ("section", "figure"):
+        is_part = isinstance(part, Tag) and part.name in ("section", "figure")
+        if is_part and ABSTRACT not in _classes(part):
             break
         abstract.append(part)
     title.insert_after(front)
@@ -209,22 +212,22 @@ def _add_front(page: BeautifulSoup, root: Tag, edition: str) -> None:
 
 
 def _contents(page: BeautifulSoup, root: Tag) -> Tag:
-    """Return the list of sections and of their sections; print has only the former."""
+    """Return the list of sections to the third level; print has two."""
     nav = page.new_tag("nav", attrs={"class": "contents", "aria-label": "Contents"})
     nav.append(_element(page, "p", "Contents", **{"class": "contents-title"}))
     nav.append(_list(page, root))
-    for section, item in zip(root.find_all("section", recursive=False), nav.ol, strict=True):
-        item.append(_list(page, section))
     return nav
 
 
-def _list(page: BeautifulSoup, parent: Tag) -> Tag:
+def _list(page: BeautifulSoup, parent: Tag, depth: int = 1) -> Tag:
     entries = page.new_tag("ol")
     for section in parent.find_all("section", recursive=False):
         heading = section.find(HEADINGS, recursive=False)
         item = page.new_tag("li")
         item.append(_element(page, "a", heading.get_text(), href=f"#{section['id']}"))
         entries.append(item)
+        if depth < 3 and section.find("section", recursive=False):
+            item.append(_list(page, section, depth + 1))
     return entries
 
 

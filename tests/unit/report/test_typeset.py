@@ -16,6 +16,7 @@ PAGE = """<div class="body"><section id="title"><h1>Title<a class="headerlink"><
 <p><span><table><tbody>{short}</tbody></table></span></p>
 <figure id="regimes"><img src="wide.svg"><figcaption><span class="caption-number">Fig. 2 </span>
 </figcaption></figure></section></section>
+</div></section><section id="appendix"><h2>Appendix</h2><div class="toctree-wrapper">
 <span id="document-claims"></span><section id="claims"><h3>Claims</h3>
 <section id="refs"><h4>References</h4><div class="citation-list"></div></section></section>
 </div></section></section></div>"""
@@ -35,8 +36,8 @@ def article(tmp_path_factory):
 def test_chapters_and_sections_are_numbered_and_the_appendix_has_letters(article):
     headings = [tag.name + " " + tag.get_text() for tag in article.find_all(typeset.HEADINGS)]
     assert headings == [
-        *("h1 Title", "h2 1 One", "h2 2 Two", "h3 2.1 In", "h2 References"),
-        *("h2 A Tables", "h2 B Claims"),
+        *("h1 Title", "h2 1 One", "h3 1.1 Two", "h4 1.1.1 In", "h2 References"),
+        *("h2 A Appendix", "h3 A.1 Claims", "h3 A.2 Tables"),
     ]
     entries = [link.get_text() for link in article.select("nav.contents a")]
     assert entries == [heading[3:] for heading in headings[1:]]
