@@ -1,3 +1,6 @@
+// Columns are a little higher than what is in them, since figures are not broken.
+const LOOSE = 1.06;
+
 // Prepares the article for print: `prepare(sizes)` with the widths of a column and the page, and the
 // height of the page, in points.
 function prepare({ column, page, height }) {
@@ -43,7 +46,7 @@ function moveFigures(items, height) {
   const waiting = [];
   let y = 0; // of the last full width, from the top of its page
   let columns = 0; // the height of the text in columns since then, one column
-  const end = () => y + columns / 2;
+  const end = () => y + LOOSE * columns / 2;
   const place = ({ height: tall }) => { y = (end() + tall > height ? 0 : end()) + tall; columns = 0; };
   for (const item of items) {
     const isFigure = item.isWide && item.part.matches("figure:not(.table)");
@@ -52,7 +55,7 @@ function moveFigures(items, height) {
     else if (item.isWide) place(item);
     else columns += item.height;
     if (end() < height) continue;
-    columns = 2 * (end() - height);
+    columns = 2 * (end() - height) / LOOSE;
     y = 0;
     while (waiting.length && end() + waiting[0].height <= height) {
       const figure = waiting.shift();

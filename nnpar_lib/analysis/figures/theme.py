@@ -126,7 +126,8 @@ def figure_size() -> tuple[float, float]:
 def wrap(text: str, width: int) -> str:
     """Return a label in lines of so many characters in a figure of usual width, fewer in a narrow
     one."""
-    return textwrap.fill(text, round(width * min(1.0, figure_size()[0] / 6)))
+    num_characters = round(width * min(1.0, figure_size()[0] / 6))
+    return textwrap.fill(text, num_characters, break_long_words=False)
 
 
 def enlarge_text(figure: Figure) -> None:
