@@ -25,7 +25,8 @@ def table(chapter: Chapter) -> pd.DataFrame:
         if isinstance(record, RunRecord):
             config = RunConfig.from_parameters({**record.config, "device": "cpu"})
             key = (config.model, config.hidden, config.channels, config.width)
-            rows.setdefault(key, {**_row(config), "parameters": record.num_parameters})
+            if key not in rows:
+                rows[key] = {**_row(config), "parameters": record.num_parameters}
     return pd.DataFrame(rows.values()).sort_values("parameters")
 
 
