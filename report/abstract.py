@@ -167,7 +167,7 @@ def _predicted(n: Numbers) -> str:
     checked = ""
     if "abstract-cores-error" in n:
         checked = (
-            f", {n['abstract-cores-error']:.0f} % on {n['abstract-cores']:.0f}"
+            f" and, extrapolated, by {n['abstract-cores-error']:.0f} % on {n['abstract-cores']:.0f}"
             f" ({n['abstract-cores-error-waiting']:.0f} % with waiting)"
         )
     return (
@@ -228,8 +228,9 @@ def _when_ranks(n: Numbers) -> str:
         return "Hence the mlp gains from a second rank at no batch that was measured."
     sentence = f"Hence the mlp gains from a second rank from a batch of {pays_from:.0f} on"
     if pays_from == smallest:
-        return f"{sentence}, the smallest measured."
-    return f"{sentence}; at {smallest} two have {n['abstract-smallest-gain']:.2f} times the rate."
+        return f"{sentence}, the smallest that was measured."
+    gain = n["abstract-smallest-gain"]
+    return f"{sentence}; at {smallest} two have {gain:.2f} times the best serial rate."
 
 
 def _when_cut(n: Numbers) -> str:
