@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 from chapter import STUDIES, Chapter, studies
+from headlines import cost_model_of
 
 from nnpar_lib.analysis.claims import batch_sizes, benchmarks, evidence
-from nnpar_lib.analysis.cost import calibration, predictions
+from nnpar_lib.analysis.cost import predictions
 
 Rows = list[evidence.Row]
 
@@ -75,10 +76,7 @@ def _pipeline(chapter: Chapter) -> Rows:
 
 
 def _cost_model(chapter: Chapter) -> Rows:
-    costs, grid = map(chapter.records, ("05_costs", "05_grid"))
-    num_ranks = max(record.num_ranks for record in grid if not record.oversubscribed)
-    models = calibration.models(costs, num_ranks)
-    return evidence.cost_model(predictions.compare(grid, models, calibration.machine(costs)))
+    return evidence.cost_model(predictions.compare(*cost_model_of(chapter)))
 
 
 def _bench(chapter: Chapter) -> Rows:

@@ -1,4 +1,5 @@
-"""The numbers that README.md and cluster/README.md repeat, written there from the records.
+"""The numbers that README.md, cluster/README.md and the teachers' page repeat, written there from
+the records.
 
     python report/readme.py
 
@@ -7,6 +8,7 @@ Each text stands between two comments, which name it, and nothing else of a file
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -21,6 +23,10 @@ ROOT = REPORT.parent
 RESULTS = "results/mnist-full"
 WIDTH = 125
 SHOWN = ("doubling", "two-cores", "larger")  # answers of the abstract, below the ladder's
+PARTS = re.compile(
+    r"(.*<!-- from the records[^>]*-->)\n(.*)\n(<!-- end of what is from the records -->.*)",
+    re.DOTALL,
+)
 
 
 def main() -> int:
@@ -33,7 +39,11 @@ def main() -> int:
 
 def texts() -> dict[str, str]:
     """Return the text of each file, by its path in the project."""
-    return {"README.md": results(), "cluster/README.md": predictions()}
+    return {
+        "README.md": results(),
+        "cluster/README.md": predictions(),
+        "notebooks/teaching.ipynb": for_teachers(),
+    }
 
 
 def results() -> str:
@@ -62,19 +72,39 @@ def predictions() -> str:
     return process.stdout.strip()
 
 
+def for_teachers() -> str:
+    """Return the tables of results that a teacher may expect."""
+    import expected
+    from chapter import Chapter
+
+    with tempfile.TemporaryDirectory() as figures:
+        return expected.results(Chapter(RESULTS, figures))
+
+
 def put(file: Path, text: str) -> None:
-    """Replace the text between a file's two comments; a file without them is a ValueError."""
-    before, _, after = split(file.read_text())
-    file.write_text(f"{before}\n{text}\n{after}")
+    """Replace the text between a file's two comments, which a notebook has in one of its cells.
+
+    A file without them is a ValueError.
+    """
+    if file.suffix != ".ipynb":
+        file.write_text(_replaced(file.read_text(), text))
+        return
+    notebook = json.loads(file.read_text())
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    position = next((i for i, source in enumerate(sources) if PARTS.fullmatch(source)), 0)
+    lines = _replaced(sources[position], text).splitlines(keepends=True)
+    notebook["cells"][position]["source"] = lines
+    file.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+
+
+def _replaced(contents: str, text: str) -> str:
+    before, _, after = split(contents)
+    return f"{before}\n{text}\n{after}"
 
 
 def split(contents: str) -> tuple[str, str, str]:
     """Return what stands before, between and after the two comments, which are kept outside."""
-    parts = re.fullmatch(
-        r"(.*<!-- from the records[^>]*-->)\n(.*)\n(<!-- end of what is from the records -->.*)",
-        contents,
-        re.DOTALL,
-    )
+    parts = PARTS.fullmatch(contents)
     if parts is None:
         raise ValueError("the file has no comments `from the records`; put them back")
     return parts[1], parts[2], parts[3]

@@ -76,6 +76,7 @@ def test_the_start_page_lists_every_notebook_with_the_minutes_that_it_states():
 
 def median_rates(*parts):
     frame = store.frame(store.load(RESULTS.joinpath(*parts)))
+    frame = frame[frame["global_batch_size"] == 64 * frame["num_ranks"]]
     mlp = frame[(frame["model"] == "mlp") & (frame["allreduce"] == "shared")]
     return mlp.groupby(["strategy", "num_ranks"])["samples_per_second"].median()
 

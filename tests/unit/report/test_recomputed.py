@@ -6,8 +6,10 @@ import math
 import re
 import shutil
 
+import expected
 import pytest
 from bs4 import BeautifulSoup
+from chapter import Chapter
 
 from report import readme
 from tests import recompute, recompute_abstract
@@ -165,6 +167,32 @@ def test_only_what_stands_between_the_comments_of_a_file_is_replaced(tmp_path):
     file.write_text("no comments")
     with pytest.raises(ValueError, match="has no comments"):
         readme.put(file, "")
+
+
+def test_the_teachers_page_repeats_what_the_records_say(tmp_path):
+    results = expected.results(Chapter(str(RESULTS), str(tmp_path)))
+    (source,) = [
+        text for text in cells(ROOT / "notebooks/teaching.ipynb") if "the records," in text
+    ]
+    assert readme.split(source)[1] == results, "run `python report/readme.py`"
+
+
+def test_a_notebook_keeps_all_but_what_stands_between_its_comments(tmp_path):
+    page = ROOT / "notebooks" / "teaching.ipynb"
+    file = tmp_path / page.name
+    shutil.copy(page, file)
+    (position,) = [i for i, source in enumerate(cells(page)) if "from the records" in source]
+    before, shown, after = readme.split(cells(page)[position])
+    readme.put(file, "- 1\n- 2")
+    wanted = cells(page)
+    wanted[position] = f"{before}\n- 1\n- 2\n{after}"
+    assert cells(file) == wanted
+    readme.put(file, shown)
+    assert file.read_bytes() == page.read_bytes()
+
+
+def cells(notebook):
+    return ["".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"]]
 
 
 def test_the_published_article_has_these_sentences(abstract):
