@@ -27,7 +27,7 @@ from nnpar_lib.analysis.regimes import time_to_goal
 
 Numbers = dict[str, Any]
 WHEN_BATCHES = (
-    "A larger batch pays while a step hardly grows with it, and not far past the critical size."
+    "A larger batch pays while a step takes hardly longer, and not far beyond the critical size."
 )
 
 
@@ -87,14 +87,16 @@ def _doubling(n: Numbers) -> str:
     reach = _where("none beyond", n["abstract-halved-to-steps"])
     vain = _where("from", n["abstract-no-gain-from-steps"])
     return (
-        f"Of {n['abstract-doublings-steps']} doublings of the batch from"
-        f" {n['abstract-smallest-doubled']} to {n['abstract-largest-batch']:,},"
-        f" {_count(n['abstract-halved-steps'])} halve the steps of the mlp to"
-        f" {n['abstract-goal']:.0f} % error{reach} and {_count(n['abstract-no-gain-steps'])} save"
-        f" next to none{vain}; the critical batch size is {n['abstract-critical']:.0f}. The seconds"
-        f" are halved by {_count(n['abstract-halved-seconds-one'])} on one rank and by"
-        f" {_count(n['abstract-halved-seconds-all'])} on {n['abstract-ranks']:.0f}; fastest are"
-        f" batches of {n['abstract-best-batch-one']} and {n['abstract-best-batch-all']}."
+        f"The steps of the mlp to {n['abstract-goal']:.0f} % error are halved by"
+        f" {_count(n['abstract-halved-steps'])} of the {n['abstract-doublings-steps']} doublings of"
+        f" the batch from {n['abstract-smallest-doubled']} to"
+        f" {n['abstract-largest-batch']:,}{reach}, and hardly reduced by"
+        f" {_count(n['abstract-no-gain-steps'])}{vain}; the critical batch size is"
+        f" {n['abstract-critical']:.0f}. The time is halved by"
+        f" {_count(n['abstract-halved-seconds-one'])} of them on one rank and by"
+        f" {_count(n['abstract-halved-seconds-all'])} on {n['abstract-ranks']:.0f} ranks; it is"
+        f" shortest at batches of {n['abstract-best-batch-one']} and"
+        f" {n['abstract-best-batch-all']}."
     )
 
 
@@ -117,14 +119,15 @@ def _two_cores(n: Numbers) -> str:
     pipeline = _range(n, "abstract-pipeline")
     ahead = {name: n[f"abstract-{name}-ahead"] for name in abstract.WAYS}
     return (
-        f"On {n['abstract-ranks']} cores, over {n['abstract-problems']} pairs of a network and a"
-        f" batch, data parallelism has {_range(n, 'abstract-data')} times the best serial rate"
-        f" (ahead in {ahead['data']}), pipelines have {pipeline} ({ahead['pipeline']}) and layers"
-        f" cut by width {_range(n, 'abstract-tensor')} ({ahead['tensor']}). At a fixed local batch"
-        f" a rank keeps {n['abstract-efficiency-mlp']:.0f} % (mlp) or"
-        f" {n['abstract-efficiency-cnn']:.0f} % (cnn) of its rate alone. These ways end within"
-        f" {n['abstract-lost-exact']:.2f} points of serial accuracy; averaging weights once an"
-        f" epoch loses {max(0, n['abstract-lost-averaging']):.1f}."
+        f"On {n['abstract-ranks']} cores, for {n['abstract-problems']} pairs of a network and a"
+        f" batch, data parallelism has {_range(n, 'abstract-data')} times the rate of the best"
+        f" serial run (more than it in {_count(ahead['data'])}), pipelines have {pipeline} (in"
+        f" {_count(ahead['pipeline'])}), and layers cut by width {_range(n, 'abstract-tensor')} (in"
+        f" {_count(ahead['tensor'])}). At a fixed local batch a rank keeps"
+        f" {n['abstract-efficiency-mlp']:.0f} % (mlp) and {n['abstract-efficiency-cnn']:.0f} %"
+        f" (cnn) of its rate alone. All these end within {n['abstract-lost-exact']:.2f} points of"
+        f" serial accuracy; averaging weights once an epoch loses"
+        f" {max(0, n['abstract-lost-averaging']):.1f}."
     )
 
 
@@ -211,9 +214,9 @@ def _cpp_numbers(chapter: Chapter) -> Numbers:
 def _cpp(n: Numbers) -> str:
     return (
         f"In C++ the mlp trains {n['abstract-cpp-8']:.1f} times as fast as in PyTorch at a batch of"
-        f" 8 and {n['abstract-cpp-1024']:.1f} times at 1,024; its two ranks keep"
-        f" {n['abstract-cpp-efficiency']:.0f} % each, PyTorch's"
-        f" {n['abstract-torch-efficiency']:.0f} %."
+        f" 8 and {n['abstract-cpp-1024']:.1f} times at 1,024; of its rate alone a rank of two"
+        f" keeps {n['abstract-cpp-efficiency']:.0f} % in C++ and"
+        f" {n['abstract-torch-efficiency']:.0f} % in PyTorch."
     )
 
 
