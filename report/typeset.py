@@ -14,7 +14,7 @@ SMALLEST_TEXT = 7.0  # points
 LONGEST_TABLE = 12  # rows that stay in their section
 APPENDIX = "appendix"  # the ids of two sections with a form of their own
 ABSTRACT = "abstract"
-MAIN_FIGURES = ("ladder", "regimes")  # those that answer the two questions of the abstract
+MAIN_FIGURES = ("regimes", "ladder")  # those that answer the two questions of the abstract
 HEADINGS = re.compile("^h[1-6]$")
 SVG_WIDTH = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
 SVG_TEXT = re.compile(r"scale\((\d*\.\d+) -\d*\.\d+\)")  # matplotlib's glyphs have 100 points

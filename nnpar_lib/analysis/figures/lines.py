@@ -17,7 +17,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, Formatter, FuncFormatt
 from scipy.optimize import isotonic_regression
 
 from nnpar_lib.analysis import scaling
-from nnpar_lib.analysis.figures.theme import GREY, Style, style_of, wrap
+from nnpar_lib.analysis.figures.theme import FIGURE_SIZE, GREY, Style, figure_size, style_of, wrap
 from nnpar_lib.config.spread import SINGLE_RANK_STRATEGIES
 
 LABEL_WIDTH = 25  # characters before a label goes on in its next line
@@ -176,9 +176,12 @@ def set_ticks(axis: Axis, values: Sequence[float], formatter: Formatter) -> None
     axis.set_major_locator(FixedLocator(list(values)))
     axis.set_minor_locator(NullLocator())
     low, high = np.log(axis.get_view_interval())
+    narrower = max(1.0, FIGURE_SIZE[0] / figure_size()[0])
     kept: list[float] = []
     for value in values:
-        room = 0.005 + 0.021 * len(formatter(value)) if isinstance(axis, XAxis) else 0.05
+        room = 0.05
+        if isinstance(axis, XAxis):
+            room = (0.005 + 0.021 * len(formatter(value))) * narrower
         if not kept or math.log(value / kept[-1]) > room * (high - low):
             kept.append(value)
     axis.set_major_formatter(FuncFormatter(lambda v, i: formatter(v, i) if v in kept else ""))
