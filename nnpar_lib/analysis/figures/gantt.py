@@ -94,7 +94,7 @@ def side_by_side(charts: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Fig
     figure, axes = plt.subplots(
         len(charts),
         2,
-        figsize=(1.6 * figure_size()[0], 1.1 + 1.5 * len(charts)),
+        figsize=(1.6 * figure_size()[0], 1.1 + figure_size()[1] / 3 * len(charts)),
         sharex=True,
         squeeze=False,
         layout="constrained",

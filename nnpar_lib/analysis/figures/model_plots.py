@@ -101,7 +101,7 @@ def _speedup_bars(ax: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
             )
             ax.text(row.speedup, where, f" {batch}", va="center", fontsize=6, color=GREY)
     ax.axvline(1, color=INK, linewidth=1)
-    ax.set_xlabel("speedup over the best serial run")
+    ax.set_xlabel("speedup over the\nbest serial run")
     ax.grid(axis="y", visible=False)
 
 
