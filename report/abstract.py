@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chapter import Chapter, surveys
-from headlines import USUAL, cost_model_of
+from headlines import cost_model_of, other_machine, twin
 
 from nnpar_lib.analysis.claims import (
     abstract,
@@ -54,16 +54,12 @@ def answers(chapter: Chapter) -> tuple[Numbers, dict[str, str]]:
         if not all(list(chapter.results_folder.glob(f"{name}*")) for name in answer.records):
             texts[answer.name] = "This was not measured here."
             continue
-        own = Chapter(str(chapter.results_folder), str(chapter.figures_folder))
-        numbers |= answer.numbers(own)
-        texts[answer.name] = _elsewhere(chapter, own) + answer.sentences(numbers)
+        of_answer = twin(chapter)
+        numbers |= answer.numbers(of_answer)
+        machine = other_machine(chapter, of_answer)
+        where = f"(On {machine}.) " if machine else ""
+        texts[answer.name] = where + answer.sentences(numbers)
     return numbers, texts
-
-
-def _elsewhere(chapter: Chapter, own: Chapter) -> str:
-    usual = Chapter(str(chapter.results_folder), str(chapter.figures_folder))
-    usual.records(USUAL)
-    return "" if own.machine in ("", usual.machine) else f"(On {own.machine}.) "
 
 
 def _doubling_numbers(chapter: Chapter) -> Numbers:

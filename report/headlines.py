@@ -73,13 +73,23 @@ def _on_its_machine(headline: Headline, chapter: Chapter) -> str:
 
     A chapter for each sentence refuses records of several machines.
     """
-    of_sentence = Chapter(str(chapter.results_folder), str(chapter.figures_folder))
+    of_sentence = twin(chapter)
     sentence = headline.sentence(of_sentence)
-    usual = Chapter(str(chapter.results_folder), str(chapter.figures_folder))
+    machine = other_machine(chapter, of_sentence)
+    return f"On {machine}: {sentence}" if machine else sentence
+
+
+def twin(chapter: Chapter) -> Chapter:
+    """Return a chapter on the same records that has read none yet."""
+    return Chapter(str(chapter.results_folder), str(chapter.figures_folder))
+
+
+def other_machine(chapter: Chapter, reader: Chapter) -> str:
+    """Return the machine of what a chapter has read, where that is not the report's own; else
+    nothing."""
+    usual = twin(chapter)
     usual.records(USUAL)
-    if usual.machine and of_sentence.machine not in ("", usual.machine):
-        return f"On {of_sentence.machine}: {sentence}"
-    return sentence
+    return reader.machine if usual.machine and reader.machine != usual.machine else ""
 
 
 def _ladder(chapter: Chapter) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import mimetypes
 import os
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import typeset
 from bs4 import BeautifulSoup, Tag
+from pypdf import PdfReader
 
 from nnpar_lib import __version__
 
@@ -38,8 +40,6 @@ NUMBER_CONTENTS = """numbers => {
 }"""
 PREPARE = Path(__file__).with_name("typeset.js")
 PAGE_HEIGHT = 748.0  # points, of what `article.css` leaves of A4
-KIDS = re.compile(rb"\n(\d+) 0 obj\n<</Type /Pages\n(?:/Count \d+\n)?/Kids \[([^\]]*)\]")
-TARGET = re.compile(rb"/([\w.-]+) \[(\d+) 0 R /XYZ")
 
 
 def find_browser() -> str | None:
@@ -199,17 +199,11 @@ def _data_uri(file: Path) -> str:
 
 
 def pages_of_targets(pdf: bytes) -> dict[str, int]:
-    """Return the number of the page on which each target of a link is, in a PDF of Chromium."""
-    children = {node: re.findall(rb"(\d+) 0 R", kids) for node, kids in KIDS.findall(pdf)}
-    below = {child for kids in children.values() for child in kids}
-    order: list[bytes] = []
-    waiting = [node for node in children if node not in below]
-    while waiting:
-        node = waiting.pop(0)
-        waiting[:0] = children.get(node, [])
-        order += [] if node in children else [node]
-    numbers = {node: number for number, node in enumerate(order, start=1)}
-    return {name.decode(): numbers[node] for name, node in TARGET.findall(pdf) if node in numbers}
+    """Return the number of the page on which each target of a link is."""
+    reader = PdfReader(io.BytesIO(pdf))
+    places = reader.named_destinations
+    pages = {name: reader.get_destination_page_number(place) for name, place in places.items()}
+    return {name.removeprefix("/"): page + 1 for name, page in pages.items() if page is not None}
 
 
 def _print(page: Path, target: Path, browser: str) -> Path:

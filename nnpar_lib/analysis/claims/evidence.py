@@ -104,9 +104,13 @@ def _efficiency(row: Mapping[Any, Any]) -> Row:
         f"parallel efficiency of {row['num_ranks']} ranks, {row['model']},"
         f" local batch {row['local_batch_size']:.0f}"
     )
+    return benchmarks.judged(name, _speedup(row).divided_by(row["num_workers"]))
+
+
+def _speedup(row: Mapping[Any, Any]) -> Ratio:
+    """Return the speedup that a row of a table of `scaling` or `comparison` holds."""
     names = ("speedup", "low", "high", "ci_low", "ci_high", "num_repeats")
-    speedup = Ratio(*(row[column] for column in names))
-    return benchmarks.judged(name, speedup.divided_by(row["num_workers"]))
+    return Ratio(*(row[name] for name in names))
 
 
 def accuracy(runs: pd.DataFrame) -> list[Row]:
@@ -150,8 +154,7 @@ def _best_way(row: Mapping[Any, Any], noise: Ratio | None) -> Row:
         f"fastest for {row['model']}, {row['num_parameters'] / 1e6:.2g} M weights, batch"
         f" {row['global_batch_size']}: {row['label']}"
     )
-    names = ("speedup", "low", "high", "ci_low", "ci_high", "num_repeats")
-    return benchmarks.judged(name, Ratio(*(row[column] for column in names)), control=noise)
+    return benchmarks.judged(name, _speedup(row), control=noise)
 
 
 def cost_model(predicted: pd.DataFrame) -> list[Row]:
