@@ -51,8 +51,7 @@ def texts(figure):
 
 def test_each_model_has_its_curves_of_loss_and_accuracy():
     figure = demo_plots.learning_curves(frame())
-    titles = [ax.get_title() or ax.get_title(loc="left") for ax in figure.axes[:2]]  # by theme
-    assert titles == ["mlp", "cnn"]
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["mlp", "cnn"]
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[2, 1], [1.5, 0.75]]
     widths = [line.get_linewidth() for line in figure.axes[0].lines]
     assert widths[0] > widths[1]  # the second does not hide the first
